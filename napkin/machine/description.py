@@ -1,0 +1,185 @@
+"""A machine as a value: levels, pipelines, matrix instructions, limits, features, corrections.
+
+The compute unit is NVIDIA's SM. Rates come per clock and unit, as hardware is described; the
+methods give them per second for the whole machine, as a cost needs them. Data sheets' figures and
+measured ones stay apart: `nominal_bandwidth` and `nominal_peak` are the former, `bandwidth` and
+`peak` are corrected by what was measured.
+
+Deliberately absent: any judgement of what is fast. That is the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from napkin.language.errors import InternalError
+from napkin.operators import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A memory level; an edge of the graph runs from it to each of its children.
+
+    `capacity` is in bytes an instance. `bandwidth` is the nominal rate to and from the children,
+    in bytes a second for the whole machine, None where it never binds. `granularity` is the unit
+    of allocation in bytes. A level `within` another uses up the other's capacity: tensor-core
+    fragments are registers.
+    """
+
+    name: str
+    capacity: int
+    instances: int
+    granularity: int
+    children: tuple[str, ...]
+    bandwidth: float | None
+    within: str | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRates:
+    """Operations a clock and unit of one pipeline, by storage type (and `tf32`).
+
+    `counts` says what one operation is: `flops` (a multiply-add is two) or `results` (it is one).
+    """
+
+    pipeline: Pipeline
+    counts: str
+    rates: tuple[tuple[str, float], ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A matrix instruction: `m` rows, a multiple of `n_step` columns up to `n_max`, `k_bytes` deep.
+
+    `threads` issue it together. `left` and `right` list the levels that its operands may lie at.
+    """
+
+    name: str
+    m: int
+    n_step: int
+    n_max: int
+    k_bytes: int
+    threads: int
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    types: tuple[str, ...]
+    source: str
+
+    def depth(self, type_bytes: int) -> int:
+        """Return the contracted length of one instruction for operands of `type_bytes` each."""
+        return self.k_bytes // type_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one thread, block or unit may hold. `register_granularity` counts registers a warp."""
+
+    threads_per_warp: int
+    warps_per_group: int
+    warps_per_block: int
+    warps_per_unit: int
+    blocks_per_unit: int
+    blocks_per_cluster: int
+    registers_per_thread: int
+    registers_per_block: int
+    registers_per_unit: int
+    register_granularity: int
+    shared_per_block: int
+    shared_reserved_per_block: int
+    coalesced_bytes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A measured value of a figure, in the unit of the method that gives the nominal one."""
+
+    figure: str
+    value: float
+    measured: date
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine. `architecture` is the compiler's target (`sm_90`), None if it is only costed."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    architecture: str | None
+    units: int
+    clock: float
+    features: tuple[str, ...]
+    levels: tuple[Level, ...]
+    pipelines: tuple[PipelineRates, ...]
+    instructions: tuple[Instruction, ...]
+    limits: Limits
+    corrections: tuple[Correction, ...]
+    source: str
+
+    @property
+    def capability(self) -> int | None:
+        """The architecture as a number, 90 for `sm_90`."""
+        return int(self.architecture.removeprefix("sm_")) if self.architecture else None
+
+    def has(self, feature: str) -> bool:
+        """Tell whether the machine has a feature such as `tma`."""
+        return feature in self.features
+
+    def level(self, name: str) -> Level:
+        """Return the level of that name."""
+        for each in self.levels:
+            if each.name == name:
+                return each
+        raise InternalError(f"machine {self.name} has no level {name}")
+
+    def parent(self, name: str) -> Level | None:
+        """Return the level that feeds `name`, None for the outermost."""
+        return next((each for each in self.levels if name in each.children), None)
+
+    def path(self, name: str) -> tuple[Level, ...]:
+        """Return the levels from the outermost down to `name`."""
+        above = self.parent(name)
+        return (*(self.path(above.name) if above else ()), self.level(name))
+
+    def nominal_bandwidth(self, name: str) -> float:
+        """Return the data sheet's bytes a second between a level and its children."""
+        bandwidth = self.level(name).bandwidth
+        if bandwidth is None:
+            raise InternalError(f"machine {self.name} has no bandwidth for level {name}")
+        return bandwidth
+
+    def bandwidth(self, name: str) -> float:
+        """Return the bytes a second between a level and its children, as measured if it was."""
+        return self._measured(f"{name}.bandwidth", self.nominal_bandwidth(name))
+
+    def has_rate(self, pipeline: Pipeline, storage_type: str) -> bool:
+        """Tell whether a pipeline works on a storage type at all."""
+        return self._find_rate(pipeline, storage_type) is not None
+
+    def rate(self, pipeline: Pipeline, storage_type: str) -> float:
+        """Return the operations a clock and unit; `PipelineRates.counts` says of what."""
+        rate = self._find_rate(pipeline, storage_type)
+        if rate is None:
+            raise InternalError(f"machine {self.name} has no {pipeline} rate for {storage_type}")
+        return rate
+
+    def nominal_peak(self, pipeline: Pipeline, storage_type: str) -> float:
+        """Return the operations a second of the whole machine at its nominal clock."""
+        return self.rate(pipeline, storage_type) * self.units * self.clock
+
+    def peak(self, pipeline: Pipeline, storage_type: str) -> float:
+        """Return the operations a second of the whole machine, as measured if it was."""
+        nominal = self.nominal_peak(pipeline, storage_type)
+        return self._measured(f"{pipeline}.{storage_type}", nominal)
+
+    def _find_rate(self, pipeline: Pipeline, storage_type: str) -> float | None:
+        rates = (dict(each.rates) for each in self.pipelines if each.pipeline == pipeline)
+        return next((each[storage_type] for each in rates if storage_type in each), None)
+
+    def _measured(self, figure: str, nominal: float) -> float:
+        return next((each.value for each in self.corrections if each.figure == figure), nominal)

@@ -1,0 +1,1 @@
+"""What runs kernels: torch callables, verification, inspection. Only here are torch and triton."""

@@ -1,0 +1,29 @@
+"""Names for generated code: from the diagram where they are legal, unique, and never a keyword.
+
+A diagram may call an array `lambda` or `tl`; the kernel may not. `Names` gives each wish a legal name of its
+own, the same on every run.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+
+_LIBRARY = {"tl", "triton", "torch", "TensorDescriptor", "self", "os", "math", "napkin", "pid"}
+RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *_LIBRARY})
+
+
+class Names:
+    """Hands out unique legal Python names."""
+
+    def __init__(self, taken: frozenset[str] = RESERVED) -> None:
+        self._taken = set(taken)
+
+    def fresh(self, wish: str) -> str:
+        """Return the wished name, with an underscore or a number behind it if it is not free."""
+        name, number = wish, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wish}_" if number == 2 and wish in RESERVED else f"{wish}{number}"
+        self._taken.add(name)
+        return name

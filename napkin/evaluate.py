@@ -27,6 +27,7 @@ from napkin.diagram import (
     Reduce,
     Size,
     State,
+    implied_sizes,
     topological,
 )
 from napkin.language.errors import InternalError
@@ -85,6 +86,8 @@ class NumpyArithmetic:
         row = REDUCTIONS[operator]
         if operator in ("any", "all"):
             return row.numpy(value, axis=positions)
+        if np.issubdtype(value.dtype, np.integer) and np.isinf(row.unit):
+            value = value.astype(np.float64)  # an integer type has no infinity to start from
         return row.numpy(value, axis=positions, initial=row.unit)
 
     def contract(self, factors: Sequence[tuple[Value, str]], result: str) -> Value:
@@ -217,6 +220,8 @@ def axis_sizes(diagram: Diagram, shapes: Mapping[str, Sequence[int]]) -> dict[st
         if len(rest) == len(pending):
             raise InternalError("an axis has no length")
         pending = rest
+    for axis, (read, count) in implied_sizes(diagram).items():
+        sizes[axis] = sizes[read] * count
     return sizes
 
 
@@ -244,8 +249,6 @@ def reference(
     results: dict[str, Value] = {}
     for output in diagram.outputs:
         whole = _align(library, values[output.box], diagram.boxes[output.box].axes, output.axes)
-        shape = [
-            int(np.prod([sizes[axis] for axis in dim], dtype=np.int64)) for dim in output.dims
-        ]
+        shape = [int(np.prod([sizes[axis] for axis in dim], dtype=np.int64)) for dim in output.dims]
         results[output.name] = whole.reshape(shape)
     return results

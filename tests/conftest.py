@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +12,20 @@ import pytest
 
 Golden = Callable[[Path, str], None]
 
+# Tests import `tests.strategies`, and pytest's importlib mode puts no folder on the path.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bless", action="store_true", help="write golden files as they come out")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
 
 
 @pytest.fixture

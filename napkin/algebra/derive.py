@@ -1,8 +1,8 @@
-"""A diagram's derivation: which axis streams, which may be grouped, and how every reduction streams.
+"""A diagram's derivation: which axis streams, which may be grouped, how every reduction streams.
 
-In: a `Diagram`. Out: a `Derivation`, checked against its law with numbers. It knows no machine; of sizes it
-only asks whether an axis that would have to lie on chip whole is small, to choose among streams that are
-all legal.
+In: a `Diagram`. Out: a `Derivation`, checked against its law with numbers. It knows no machine; of
+sizes it only asks whether an axis that would have to lie on chip whole is small, to choose among
+streams that are all legal. See docs/algebra.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from napkin.algebra.laws import check_laws
 from napkin.algebra.masks import find_condition
 from napkin.algebra.states import Stream
 from napkin.algebra.streams import derive_stream
-from napkin.diagram import Diagram, Gather, Graph, Reduce, operands_of, topological
+from napkin.diagram import Diagram, Gather, Graph, Input, Reduce, operands_of, topological
+from napkin.operators import REDUCTIONS
 
 UNSIZED = 4096  # the length supposed of an axis that the file does not size
 SMALL = 1024  # an axis up to this length may lie on chip whole
@@ -23,11 +24,12 @@ SMALL = 1024  # an axis up to this length may lie on chip whole
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """A diagram and its stream. Box numbers refer to `graph`, which starts with the diagram's own boxes.
+    """A diagram and its stream. Boxes are those of `graph`, which starts with the diagram's own.
 
-    `group`: axes that may be split over the grid. `inner`: axes that lie on chip whole, or are walked in
-    chunks inside a step if they are in `splittable`. `conditions`: for each pass, the mask without which a
-    chunk contributes nothing, or None. `law_error` is the worst relative error seen in the check.
+    `group`: axes that may be split over the grid. `inner`: axes that lie on chip whole, or are
+    walked in chunks inside a step if they are in `splittable`. `conditions`: for each pass, the
+    mask without which a chunk contributes nothing, or None. `law_error` is the worst relative error
+    seen in the check.
     """
 
     diagram: Diagram
@@ -45,10 +47,15 @@ class Derivation:
         """The box of every output."""
         return tuple(each.box for each in self.diagram.outputs)
 
+    def __str__(self) -> str:
+        from napkin.algebra.show import show_derivation  # which reads derivations
+
+        return show_derivation(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An axis that could stream: passes it needs, and long axes that would have to lie on chip whole."""
+    """An axis that could stream, the passes it needs, and the long axes that it leaves whole."""
 
     axis: str
     passes: int
@@ -68,8 +75,9 @@ def derive(diagram: Diagram, *, axis: str | None = None) -> Derivation:
         candidate = Candidate(each, len(stream.passes), whole)
         candidates.append(((len(whole), len(stream.passes), order), candidate, graph, stream))
     if not candidates:
-        graph = Graph(diagram.boxes)
-        return Derivation(diagram, graph, None, _group_axes(diagram, None), (), (), (), (), 0.0)
+        graph, group = Graph(diagram.boxes), _group_axes(diagram, None)
+        inner = tuple(a for a in used_axes(diagram) if a not in group)
+        return Derivation(diagram, graph, None, group, inner, (), (), (), 0.0)
     _, chosen, graph, stream = min(candidates, key=lambda item: item[0])
     group = _group_axes(diagram, chosen.axis)
     inner = tuple(a for a in used_axes(diagram) if a != chosen.axis and a not in group)
@@ -94,30 +102,41 @@ def stream_axes(diagram: Diagram) -> tuple[str, ...]:
 
 
 def used_axes(diagram: Diagram) -> tuple[str, ...]:
-    """Return the axes that some computed box carries or reduces (not those only read by position)."""
+    """Return the axes that computed boxes carry or reduce, not those only read by position."""
     seen: dict[str, None] = {}
-    gathered = {box.array for box in diagram.boxes if isinstance(box, Gather)}
-    for each, box in enumerate(diagram.boxes):
-        if each not in gathered:
+    for box in diagram.boxes:
+        read = box.indices if isinstance(box, Gather) else operands_of(box)
+        for each in read:
+            seen |= dict.fromkeys(diagram.boxes[each].axes)
+        if not isinstance(box, Input):
             seen |= dict.fromkeys(box.axes)
-        if isinstance(box, Reduce):
-            seen |= dict.fromkeys(box.over)
+    for output in diagram.outputs:
+        seen |= dict.fromkeys(output.axes)
     return tuple(axis for axis in diagram.axes if axis in seen)
 
 
 def state_names(diagram: Diagram) -> Mapping[int, str]:
-    """Suggest a state's name for every reduction that the diagram names: its name in lower case."""
-    return {
-        each: diagram.names[each].lower()
-        for each, box in enumerate(diagram.boxes)
-        if isinstance(box, Reduce) and not re.fullmatch(r"t\d+", diagram.names[each])
-    }
+    """Suggest a state's name for every reduction: its own in lower case, or its operator's letter.
+
+    A name that the diagram gives to something else gets the reduced axes added: `m_x`.
+    """
+    suggested: dict[int, str] = {}
+    for each, box in enumerate(diagram.boxes):
+        if not isinstance(box, Reduce):
+            continue
+        own = diagram.names[each]
+        unnamed = re.fullmatch(r"t\d+", own)
+        name = REDUCTIONS[box.operator].state if unnamed else own.lower()
+        others = (*diagram.names[:each], *diagram.names[each + 1 :])
+        suggested[each] = "_".join((name, *box.over)) if name in others else name
+    return suggested
 
 
 def is_splittable(diagram: Diagram, axis: str) -> bool:
     """Return whether an inner axis may be walked in chunks: it is only ever summed, and never kept.
 
-    What is summed must be read or computed without another reduction, so that a chunk of it stands alone.
+    What is summed must be read or computed without another reduction, so that a chunk of it stands
+    alone.
     """
     if any(axis in output.axes for output in diagram.outputs):
         return False

@@ -1,19 +1,19 @@
 """Masks as loop bounds: which chunks of a stream matter to a tile, and which need no mask.
 
 Two questions, both answered from the boxes alone:
-- `find_condition`: is there a condition without which a chunk contributes only units? (A mask that sends
-  scores to -inf does so through any exponential; one that sends weights to 0 does so directly.)
-- `interval`: where along the stream can the condition hold for some element of a tile (`any`), and where
-  does it hold for all of them (`full`)? Affine comparisons of indices, sizes and integers give bounds by
-  interval arithmetic; what is not affine stays as a residual condition inside them.
+- `find_condition`: is there a condition without which a chunk contributes only units? A mask that
+  sends scores to -inf does so through any exponential; one that sends weights to 0 does so at once.
+- `interval`: where along the stream can the condition hold for some element of a tile (`any`), and
+  where does it hold for all of them (`full`)? Affine comparisons of indices, sizes and integers
+  give bounds by interval arithmetic; what is not affine stays as a residual condition inside them.
 
-Bounds are boxes over `Edge` leaves, the first and last index of each axis in the tile. See docs/algebra.md,
-"Masks as bounds".
+Bounds are boxes over `Edge` leaves, the first and last index of each axis in the tile. See
+docs/algebra.md, "Masks as bounds".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce as fold
 from math import inf
@@ -45,17 +45,26 @@ def find_condition(graph: Graph, accumulators: Sequence[Accumulator], axis: str)
     Several such conditions are joined with `and`; each skips on its own.
     """
     roots = [factor for each in accumulators for factor in each.factors]
-    conditions: list[int] = []
+    conditions: dict[int, None] = {}
     for each in topological(graph, roots):
         box = graph[each]
         if isinstance(box, Pointwise) and box.operator == "where":
-            condition = box.operands[0]
-            carries = axis in graph[condition].axes and condition not in conditions
-            if carries and all(vanishes(graph, acc, condition) for acc in accumulators):
-                conditions.append(condition)
+            if axis not in graph[box.operands[0]].axes:
+                continue
+            for condition, failing in _guards(graph, box.operands[0]):
+                if all(_adds_nothing(graph, acc, failing, None) for acc in accumulators):
+                    conditions[condition] = None
     if not conditions:
         return None
     return fold(lambda a, b: graph.pointwise("and", a, b), conditions)
+
+
+def _guards(graph: Graph, condition: int) -> tuple[tuple[int, dict[int, Number | None]], ...]:
+    """Return a condition and its negation, each with what is known where it fails."""
+    return (
+        (condition, {condition: False}),
+        (graph.pointwise("not", condition), {condition: True}),
+    )
 
 
 def vanishes(
@@ -63,32 +72,46 @@ def vanishes(
 ) -> bool:
     """Return whether the chunk is the unit wherever the condition is false.
 
-    With `zero_filled`, arrays that carry that axis are taken to read 0 there: loads past an array's end.
+    With `zero_filled`, arrays that carry that axis are taken to read 0 there: loads past an array's
+    end.
     """
-    values = _values_without(graph, accumulator.factors, condition, zero_filled)
-    known = [values[factor] for factor in accumulator.factors]
-    unit = REDUCTIONS[accumulator.operator].unit
+    return _adds_nothing(graph, accumulator, {condition: False}, zero_filled)
+
+
+def _adds_nothing(
+    graph: Graph,
+    accumulator: Accumulator,
+    known: Mapping[int, Number | None],
+    zero_filled: str | None,
+) -> bool:
+    values = _known_values(graph, accumulator.factors, known, zero_filled)
+    folded = [values[factor] for factor in accumulator.factors]
     if accumulator.operator == "sum":
-        return any(value == 0 for value in known if value is not None)
-    return known[0] is not None and known[0] == unit
+        return any(value == 0 for value in folded if value is not None)
+    return folded[0] is not None and folded[0] == REDUCTIONS[accumulator.operator].unit
 
 
-def _values_without(
-    graph: Graph, roots: Sequence[int], condition: int, zero_filled: str | None
+def _known_values(
+    graph: Graph,
+    roots: Sequence[int],
+    known: Mapping[int, Number | None],
+    zero_filled: str | None,
 ) -> dict[int, Number | None]:
-    """Return what is known of every box where the condition is false (None: nothing)."""
+    """Return what follows for every box from the values of some (None: nothing)."""
     values: dict[int, Number | None] = {}
+    judged = {zero_filled, *(axis for each in known for axis in graph[each].axes)}
     for each in topological(graph, roots):
         box = graph[each]
-        if each == condition:
-            values[each] = False
+        if each in known:
+            values[each] = known[each]
         elif isinstance(box, Constant):
             values[each] = box.value
         elif isinstance(box, Input) and zero_filled in box.axes:
             values[each] = 0.0
         elif isinstance(box, Pointwise):
             values[each] = _known_result(graph, box, values)
-        elif isinstance(box, Reduce) and box.operator == "sum":
+        elif isinstance(box, Reduce) and box.operator == "sum" and not judged & set(box.over):
+            # A sum over an axis that is judged mixes positions that are known with others.
             zero = any(values[i] == 0 for i in box.operands if values[i] is not None)
             values[each] = 0.0 if zero else None
         else:
@@ -96,9 +119,7 @@ def _values_without(
     return values
 
 
-def _known_result(
-    graph: Graph, box: Pointwise, values: dict[int, Number | None]
-) -> Number | None:
+def _known_result(graph: Graph, box: Pointwise, values: dict[int, Number | None]) -> Number | None:
     known = [values[i] for i in box.operands]
     if box.operator == "where":
         return _known_choice(known)
@@ -167,9 +188,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where the condition may hold, where its affine part holds throughout, and what is left to test there.
+    """Where the condition may hold (`any`), and where its affine part holds throughout (`full`).
 
-    `full` is None if no region is sure. `residual` is a box, or None for true.
+    `full` is None if no region is sure. `residual` is the box left to test there, None for true.
     """
 
     any: Interval
@@ -182,8 +203,8 @@ def interval(
 ) -> Bounds:
     """Return the bounds of a condition along an axis.
 
-    `is_uniform(box)` says whether a box without indices has one value in a tile, so that it may stand in a
-    loop's bound.
+    `is_uniform(box)` says whether a box without indices has one value in a tile, so that it may
+    stand in a loop's bound.
     """
     if condition is None:
         return Bounds(Interval(), Interval(), None)
@@ -195,9 +216,9 @@ def interval(
                 return _unknown(condition)
             return interval(graph, opened, axis, is_uniform)
         left, right = (interval(graph, each, axis, is_uniform) for each in box.operands)
-        return _both(graph, left, right) if box.operator == "and" else _either(
-            graph, condition, left, right
-        )
+        if box.operator == "and":
+            return _both(graph, left, right)
+        return _either(graph, condition, left, right)
     if isinstance(box, Pointwise) and box.operator in _COMPARISONS:
         bounds = _compare(graph, box, axis, is_uniform)
         if bounds is not None:
@@ -280,7 +301,7 @@ def _join(graph: Graph, operator: str, a: int | None, b: int | None) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class _Affine:
-    """sum of coefficient * index over axes, plus coefficient * box over uniform boxes, plus a constant."""
+    """Coefficients of indices (by axis) and of uniform boxes, and a constant."""
 
     indices: tuple[tuple[str, int], ...]
     uniform: tuple[tuple[int, int], ...]
@@ -359,42 +380,81 @@ def _compare(
     return _at_most(graph, difference, axis)
 
 
+def isolate(graph: Graph, comparison: int, axis: str) -> int:
+    """Return an affine comparison with the axis's index alone on one side: a row against a column.
+
+    `q - x < w` compares a whole tile of differences; `x > q - w` two vectors. Anything else comes
+    back as it is.
+    """
+    box = graph[comparison]
+    if not isinstance(box, Pointwise) or box.operator not in _COMPARISONS | {"ne"}:
+        return comparison
+    left, right = (_affine(graph, each, lambda i: not graph[i].axes) for each in box.operands)
+    if left is None or right is None:
+        return comparison
+    difference = left.plus(right, -1)
+    coefficient = dict(difference.indices).get(axis)
+    if coefficient not in (1, -1):
+        return comparison
+    rest = difference.plus(_Affine(((axis, coefficient),), (), 0), -1)
+    # coefficient * axis + rest OP 0
+    alone = _linear(graph, _scaled(rest, -coefficient))
+    operator = box.operator if coefficient == 1 else _MIRRORED[box.operator]
+    return graph.pointwise(operator, graph.add(Index(axis)), alone)
+
+
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
+
+
+def _linear(graph: Graph, affine: _Affine) -> int:
+    """Return an affine form as a box."""
+    terms = [(graph.add(Index(axis)), coefficient) for axis, coefficient in affine.indices]
+    return _signed_sum(graph, [*terms, *affine.uniform], affine.constant)
+
+
 def _at_most(graph: Graph, difference: _Affine, axis: str) -> Bounds:
-    """Return the bounds of: coefficient * axis + rest <= 0."""
+    """Return the bounds of: coefficient * axis + rest <= 0.
+
+    Both ends are one floor division of an affine form that is negative only where the end itself
+    lies before the axis's start, so that a division rounding to zero gives the same loop.
+    """
     coefficient = dict(difference.indices)[axis]
     rest = difference.plus(_Affine(((axis, coefficient),), (), 0), -1)
-    limits = []
-    for easiest in (True, False):
-        value = _extreme(graph, rest, low=easiest)
-        negated = graph.pointwise("neg", value)
-        if coefficient > 0:  # axis <= floor(-rest / c)
-            last = _divide(graph, negated, coefficient)
-            limits.append(Interval(None, graph.pointwise("add", last, graph.constant(1))))
-        else:  # axis >= ceil(rest / |c|) = -floor(-rest / |c|)
-            first = graph.pointwise("neg", _divide(graph, negated, -coefficient))
-            limits.append(Interval(first, None))
-    return Bounds(limits[0], limits[1], None)
+    if coefficient > 0:  # axis < floor(-rest / c) + 1 = floor((c - rest) / c)
+        stop = _scaled(rest, -1).plus(_Affine((), (), coefficient), 1)
+        last, first = (_quotient(graph, stop, coefficient, low=low) for low in (False, True))
+        return Bounds(Interval(None, last), Interval(None, first), None)
+    # axis >= ceil(rest / |c|) = floor((rest + |c| - 1) / |c|)
+    start = rest.plus(_Affine((), (), -coefficient - 1), 1)
+    first, last = (_quotient(graph, start, -coefficient, low=low) for low in (True, False))
+    return Bounds(Interval(first, None), Interval(last, None), None)
 
 
-def _divide(graph: Graph, value: int, by: int) -> int:
+def _quotient(graph: Graph, affine: _Affine, by: int, *, low: bool) -> int:
+    value = _extreme(graph, affine, low=low)
     return value if by == 1 else graph.pointwise("floordiv", value, graph.constant(by))
 
 
 def _extreme(graph: Graph, affine: _Affine, *, low: bool) -> int:
     """Return the least (or greatest) value of an affine form over the tile, as a box."""
-    terms: list[int] = []
-    for axis, coefficient in affine.indices:
-        end = "first" if (coefficient > 0) == low else "last"
-        terms.append(_term(graph, graph.add(Edge(axis, end)), coefficient))
-    terms += [_term(graph, box, coefficient) for box, coefficient in affine.uniform]
-    if affine.constant or not terms:
-        terms.append(graph.constant(affine.constant))
-    return fold(lambda a, b: graph.pointwise("add", a, b), terms)
+    terms = [
+        (graph.add(Edge(axis, "first" if (coefficient > 0) == low else "last")), coefficient)
+        for axis, coefficient in affine.indices
+    ]
+    return _signed_sum(graph, [*terms, *affine.uniform], affine.constant)
 
 
-def _term(graph: Graph, box: int, coefficient: int) -> int:
-    if coefficient == 1:
-        return box
-    if coefficient == -1:
-        return graph.pointwise("neg", box)
-    return graph.pointwise("mul", graph.constant(coefficient), box)
+def _signed_sum(graph: Graph, terms: Sequence[tuple[int, int]], constant: int) -> int:
+    """Return boxes by coefficients and a constant, what is added before what is taken away."""
+    total: int | None = None
+    for box, coefficient in sorted(terms, key=lambda term: term[1] < 0):
+        size = graph.constant(abs(coefficient))
+        value = box if abs(coefficient) == 1 else graph.pointwise("mul", size, box)
+        if total is None:
+            total = value if coefficient > 0 else graph.pointwise("neg", value)
+        else:
+            total = graph.pointwise("add" if coefficient > 0 else "sub", total, value)
+    if total is None or constant == 0:
+        return graph.constant(constant) if total is None else total
+    operator = "add" if constant > 0 else "sub"
+    return graph.pointwise(operator, total, graph.constant(abs(constant)))

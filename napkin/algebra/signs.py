@@ -48,6 +48,18 @@ def is_nonnegative(graph: Graph, each: int) -> bool:
             return False
 
 
+def _is_at_least(graph: Graph, each: int, other: int) -> bool:
+    """Return whether a value is a maximum over the other one, or of such a maximum and more."""
+    box = graph[each]
+    match box:
+        case Reduce(operator="max"):
+            return box.operands[0] == other
+        case Pointwise(operator="max2"):
+            return any(_is_at_least(graph, operand, other) for operand in box.operands)
+        case _:
+            return False
+
+
 def is_bounded_above(graph: Graph, each: int) -> bool:
     """Return whether the value can be shown to have an upper bound that no input moves far."""
     box = graph[each]
@@ -66,6 +78,8 @@ def is_bounded_above(graph: Graph, each: int) -> bool:
             return all(is_bounded_above(graph, operand) for operand in box.operands)
         case Pointwise(operator="sub"):
             left, right = box.operands
+            if _is_at_least(graph, right, left):
+                return True
             return is_bounded_above(graph, left) and is_nonnegative(graph, right)
         case _:
             return False

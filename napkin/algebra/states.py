@@ -1,7 +1,7 @@
 """What a derivation of one axis as a stream is made of: accumulators, passes, refusals.
 
-Plain values; `streams` makes them, `laws` checks them, `schedule` lays them on a machine. Every number is
-the id of a box in the derivation's graph.
+Plain values; `streams` makes them, `laws` checks them, `schedule` lays them on a machine. Every
+number is the id of a box in the derivation's graph. See docs/algebra.md, "Body, head, tail, merge".
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Transport:
 
 @dataclass(frozen=True, slots=True)
 class Accumulator:
-    """A state variable: `operator` folds the product of `factors` over `over`; axes in the reduction's order.
+    """A state variable: `operator` folds the product of `factors` over `over`.
 
-    `factors` are boxes over x-leaves and new running values. `transport` moves the old values when
-    the running values move; a plain fold has the identity.
+    `axes` are in the reduction's order. `factors` are boxes over x-leaves and new running values.
+    `transport` moves the old values when the running values move; a plain fold has the identity.
     """
 
     name: str
@@ -44,11 +44,12 @@ class Accumulator:
     axes: tuple[str, ...]
     kind: Kind
     transport: tuple[Transport, ...]
+    start: float | None = None
 
     @property
     def unit(self) -> float | int | bool:
-        """The value before the first chunk."""
-        return REDUCTIONS[self.operator].unit
+        """The value before the first chunk: `start` if a rewriting chose one, else the unit."""
+        return REDUCTIONS[self.operator].unit if self.start is None else self.start
 
     @property
     def is_carried(self) -> bool:
@@ -57,27 +58,50 @@ class Accumulator:
 
 
 @dataclass(frozen=True, slots=True)
+class SeparatedTerm:
+    """A term u(R) w(x) of a reduction, as boxes over the diagram's own values (None for one).
+
+    w is `stream`. u is `carried` times `hoisted`: the first stays applied in `accumulator`, the
+    second waits for the tail. A term that is not `needed` is there only for others' transport.
+    """
+
+    accumulator: str
+    stream: int | None
+    carried: int | None
+    hoisted: int | None
+    needed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class StreamedReduction:
-    """What became of one reduction: its accumulators, the rule, and its value over the new states."""
+    """What became of one reduction: the rule, its accumulators, its value over the new states.
+
+    `terms` are those of a sum that was separated; `centre` is the running value of a shift.
+    """
 
     box: int
     rule: Rule
     accumulators: tuple[str, ...]
     value: int
+    terms: tuple[SeparatedTerm, ...] = ()
+    centre: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A reduction that could not join the pass of what it depends on, and the factor that hindered it."""
+    """A reduction that could not join the pass of what it depends on.
+
+    `factor` is the box that holds both the stream and a running value, and does not split.
+    """
 
     box: int
-    factor: str
+    factor: int
     depends_on: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One walk along the axis: accumulators in order, and outputs (by number) that each chunk stores."""
+    """One walk along the axis: accumulators in order, and the outputs (by number) it stores."""
 
     accumulators: tuple[Accumulator, ...]
     reductions: tuple[StreamedReduction, ...]

@@ -1,10 +1,11 @@
 """One axis as a stream: states, bodies, transports and tails, pass by pass.
 
 In: a graph of boxes, the outputs and one axis. Out: a `Stream`: passes over the axis, each with
-accumulators that fold its chunks, and the outputs in terms of the final states. Reductions are taken in
-dependency order; one that separates from the running values it needs joins their pass (hoisted, carried
-or shifted), one that does not waits for a pass in which they are final. Everything that carries the axis
-and no running value joins the body as it is (fusion theorem, paper section 4).
+accumulators that fold its chunks, and the outputs in terms of the final states. Reductions are
+taken in dependency order; one that separates from the running values it needs joins their pass
+(hoisted, carried or shifted), one that does not waits for a pass in which they are final.
+Everything that carries the axis and no running value joins the body as it is (fusion theorem, paper
+section 4).
 
 A body is   a' = sum_j T_j(R, R') a_j  (+)  (+)_chunk phi(x; R')
 where R are the running values before and R' after the chunk; T is the transport. `laws` checks it.
@@ -26,6 +27,7 @@ from napkin.algebra.separation import (
     Separated,
     Shift,
     Term,
+    has_exponential,
     separate_extremum,
     separate_product,
     separate_sum,
@@ -36,12 +38,23 @@ from napkin.algebra.states import (
     Pass,
     Refusal,
     Rule,
+    SeparatedTerm,
     Stream,
     StreamedReduction,
     Transport,
 )
 from napkin.algebra.symbols import Symbols
-from napkin.diagram import Graph, Index, Reduce, Size, State, operands_of, substitute, topological
+from napkin.diagram import (
+    Graph,
+    Index,
+    Input,
+    Reduce,
+    Size,
+    State,
+    operands_of,
+    substitute,
+    topological,
+)
 from napkin.operators import REDUCTIONS, Kind
 
 Expression = Any
@@ -52,8 +65,8 @@ def derive_stream(
 ) -> Stream:
     """Derive the stream of the outputs along an axis; new boxes go into the graph.
 
-    `names` suggests a state's name for a reduction's box. Never fails: what does not separate costs a
-    pass, and the refusal says why.
+    `names` suggests a state's name for a reduction's box. Never fails: what does not separate costs
+    a pass, and the refusal says why.
     """
     return _Derivation(graph, outputs, axis, names).run()
 
@@ -79,7 +92,9 @@ class _Derivation:
         self.outputs = outputs
         self.axis = axis
         self.names = names
-        self.taken: set[str] = set()
+        # A state called like an argument or an axis would make the body ambiguous to read.
+        self.taken = {axis for box in graph.boxes for axis in box.axes}
+        self.taken |= {box.name for box in graph.boxes if isinstance(box, Input)}
         self.ready: dict[int, int] = {}  # the pass after which a box's value is final, -1 for none
         self.final: dict[int, int] = {}  # reduction -> its value over the new states
         self.accumulators: list[list[Accumulator]] = []
@@ -143,7 +158,7 @@ class _Derivation:
 
     def _separate(self, each: int, box: Reduce, index: int) -> bool:
         running = {i for i, ready in self.ready.items() if ready == index}
-        symbols = Symbols(self.graph, self.axis, running)
+        symbols = Symbols(self.graph, box.over, running)
         operand = symbols.product(box.operands)
         result: Separated | Refused
         if box.operator == "sum":
@@ -152,8 +167,11 @@ class _Derivation:
             result = separate_extremum(operand, symbols)
         else:
             result = separate_product(operand, symbols)
+        if isinstance(result, Separated) and not _is_expressible(result, symbols):
+            result = Refused(operand)
         if isinstance(result, Refused):
-            self.refusals.append(Refusal(each, result.factor, self._needed(box, index)))
+            factor = self._hindrance(box, symbols, result)
+            self.refusals.append(Refusal(each, factor, self._needed(box, index)))
             return False
         if box.operator == "sum":
             self._sum(each, box, symbols, result, index)
@@ -161,16 +179,22 @@ class _Derivation:
             self._extremum(each, box, symbols, result.terms[0], index)
         return True
 
+    def _hindrance(self, box: Reduce, symbols: Symbols, refused: Refused) -> int:
+        """Return the factor that did not split as a box, or the operand that holds it."""
+        if symbols.is_expressible(refused.factor):
+            return symbols.box(refused.factor)
+        return next(each for each in box.operands if symbols.is_mixed(each))
+
     def _needed(self, box: Reduce, index: int) -> tuple[int, ...]:
         needs = topological(self.graph, box.operands)
         return tuple(i for i in needs if i in self.final and self.ready[i] == index)
 
-    def _extremum(
-        self, each: int, box: Reduce, symbols: Symbols, term: Term, index: int
-    ) -> None:
-        name = self._name(each)
-        phi = (symbols.box(term.stream),)
-        self._accumulate(index, name, box, phi, (Transport(name, None),))
+    def _extremum(self, each: int, box: Reduce, symbols: Symbols, term: Term, index: int) -> None:
+        phi = tuple(substitute(self.graph, [symbols.box(term.stream)], self.final))
+        name = self._same(box, phi, None, index)
+        if name is None:
+            name = self._name(each)
+            self._accumulate(index, name, box, phi, (Transport(name, None),))
         state = symbols.bind(f"{name}_new", self._state(name, box, "new"))
         rule = Rule.FOLD if term.running == HOLE else Rule.HOIST
         value = symbols.box(term.running.subs(HOLE, state))
@@ -180,26 +204,27 @@ class _Derivation:
         self, each: int, box: Reduce, symbols: Symbols, separated: Separated, index: int
     ) -> None:
         shift = separated.shift
-        if shift is not None:
+        if shift is not None and self._reads_size(symbols.box_of(shift.centre)):
             self._count(index)
         groups = _group_terms(separated)
         value: list[Expression] = []
-        made: list[str] = []
+        made: list[SeparatedTerm] = []
         for group in groups:
             names = self._accumulate_group(each, symbols, shift, group, index)
-            made += names
+            made += _describe_terms(symbols, shift, group, names)
             for degree, tail in group.tails:
                 state = self._state(names[degree], box, "new")
                 value.append(tail * symbols.bind(f"{names[degree]}_new", state))
         rule = Rule.CARRY if any(group.carried != 1 for group in groups) else Rule.HOIST
         if shift is not None:
             rule = Rule.SHIFT
-        self._conclude(index, each, rule, tuple(made), symbols.box(sp.Add(*value)))
+        centre = None if shift is None else symbols.box(shift.centre)
+        self._conclude(index, each, rule, tuple(made), symbols.box(sp.Add(*value)), centre)
 
     def _accumulate_group(
         self, each: int, symbols: Symbols, shift: Shift | None, group: _Group, index: int
     ) -> list[str]:
-        """Make the accumulators of one group, one a degree of the shifted leaf; return their names."""
+        """Make a group's accumulators, one a degree of the shifted leaf; return their names."""
         box = self.graph[each]
         assert isinstance(box, Reduce)
         moves = self._moves(symbols, group.carried, index)
@@ -209,39 +234,47 @@ class _Derivation:
             stream = group.stream * group.carried
             if shift is not None:
                 stream *= (shift.stream - shift.centre) ** degree
-            phi = self._on_stream(symbols.factors(self._versioned(symbols, stream, "new", index)))
-            if degree == 0 and (same := self._same(phi, _box_or_one(symbols, moves), index)):
-                names.append(same)
-                continue
+            contribution = symbols.factors(self._versioned(symbols, stream, "new", index))
+            phi = self._carry_all(contribution, box.over)
+            if degree == 0:
+                same = self._same(box, phi, _box_or_one(symbols, moves), index)
+                if same is not None:
+                    names.append(same)
+                    continue
             name = self._name(each)
             names.append(name)
             transport = tuple(
                 Transport(
                     names[lower],
-                    _box_or_one(
-                        symbols, comb(degree, lower) * step ** (degree - lower) * moves
-                    ),
+                    _box_or_one(symbols, comb(degree, lower) * step ** (degree - lower) * moves),
                 )
                 for lower in range(degree + 1)
             )
             self._accumulate(index, name, box, phi, transport)
         return names
 
-    def _same(self, factors: tuple[int, ...], factor: int | None, index: int) -> str | None:
-        """Return a sum of this pass that already folds these factors with this transport."""
+    def _same(
+        self, box: Reduce, factors: tuple[int, ...], factor: int | None, index: int
+    ) -> str | None:
+        """Return a state of this pass that already folds these factors with this transport."""
         for each in self.accumulators[index]:
-            alike = each.operator == "sum" and each.factors == factors
+            alike = each.operator == box.operator and each.factors == factors
+            alike = alike and set(each.over) == set(box.over)
             if alike and each.transport == (Transport(each.name, factor),):
                 return each.name
         return None
 
     def _moves(self, symbols: Symbols, carried: Expression, index: int) -> Expression:
-        """Return carried(R') / carried(R) as one exponential of a difference."""
-        if carried == 1:
-            return sp.Integer(1)
-        exponent = sp.Add(*(each.args[0] for each in sp.Mul.make_args(carried)))
-        new = self._versioned(symbols, exponent, "new", index)
-        return sp.exp(new - self._versioned(symbols, exponent, "old", index))
+        """Return carried(R') / carried(R) as one exponential of a difference for each base."""
+        exponents: dict[Expression, Expression] = {}
+        for factor in sp.Mul.make_args(carried):
+            base, exponent = factor.as_base_exp()
+            exponents[base] = exponents.get(base, sp.Integer(0)) + exponent
+        moved = sp.Integer(1)
+        for base, exponent in exponents.items():
+            new = self._versioned(symbols, exponent, "new", index)
+            moved *= base ** (new - self._versioned(symbols, exponent, "old", index))
+        return moved
 
     def _step(self, symbols: Symbols, shift: Shift | None, index: int) -> Expression:
         if shift is None:
@@ -278,23 +311,33 @@ class _Derivation:
                 replacement[new] = self.graph.add(State(each.name, "old", each.axes, each.kind))
         return substitute(self.graph, [value], replacement)[0]
 
+    def _reads_size(self, leaf: int) -> bool:
+        (value,) = substitute(self.graph, [leaf], self.final)
+        return any(self.graph[i] == Size(self.axis) for i in topological(self.graph, [value]))
+
     def _count(self, index: int) -> None:
         if index in self.counts:
             return
         name = self._fresh("count")
         self.counts[index] = name
         counted = Reduce("sum", (), (self.axis,), (), Kind.FLOAT)
-        self._accumulate(index, name, counted, self._on_stream(()), (Transport(name, None),))
+        self._accumulate(
+            index, name, counted, self._carry_all((), counted.over), (Transport(name, None),)
+        )
 
-    def _on_stream(self, factors: tuple[int, ...]) -> tuple[int, ...]:
-        """Make a chunk's contribution carry the axis: a constant counts the chunk's positions."""
+    def _carry_all(self, factors: tuple[int, ...], over: tuple[str, ...]) -> tuple[int, ...]:
+        """Make a contribution carry every reduced axis: a constant counts an axis's positions."""
         graph = self.graph
-        if any(self.axis in graph[each].axes for each in factors):
+        carried = {axis for each in factors for axis in graph[each].axes}
+        missing = tuple(axis for axis in over if axis not in carried)
+        one, zero = graph.constant(1.0), graph.constant(0.0)
+        ones: list[int] = []
+        for axis in missing:
+            inside = graph.pointwise("ge", graph.add(Index(axis)), graph.constant(0))
+            ones.append(graph.pointwise("where", inside, one, zero))
+        if not missing:
             return factors
-        inside = graph.pointwise("ge", graph.add(Index(self.axis)), graph.constant(0))
-        one = graph.constant(1.0)
-        ones = graph.pointwise("where", inside, one, graph.constant(0.0))
-        return (ones, *(each for each in factors if each != one))
+        return (*ones, *(each for each in factors if each != one))
 
     # --- bookkeeping ------------------------------------------------------------------------------
 
@@ -316,10 +359,20 @@ class _Derivation:
         )
 
     def _conclude(
-        self, index: int, each: int, rule: Rule, names: tuple[str, ...], value: int
+        self,
+        index: int,
+        each: int,
+        rule: Rule,
+        made: tuple[str, ...] | tuple[SeparatedTerm, ...],
+        value: int,
+        centre: int | None = None,
     ) -> None:
         (self.final[each],) = substitute(self.graph, [value], self.final)
-        self.reductions[index].append(StreamedReduction(each, rule, names, self.final[each]))
+        names = tuple(one if isinstance(one, str) else one.accumulator for one in made)
+        terms = tuple(one for one in made if isinstance(one, SeparatedTerm))
+        self.reductions[index].append(
+            StreamedReduction(each, rule, names, self.final[each], terms, centre)
+        )
 
     def _state(self, name: str, box: Reduce, version: str) -> int:
         for each in (one for group in self.accumulators for one in group):
@@ -345,8 +398,30 @@ def _box_or_one(symbols: Symbols, factor: Expression) -> int | None:
     return None if factor == 1 else symbols.box(factor)
 
 
+def _is_expressible(separated: Separated, symbols: Symbols) -> bool:
+    """Return whether boxes can say every term (an extremum's `HOLE` aside)."""
+    return all(
+        symbols.is_expressible(part.subs(HOLE, 1))
+        for term in separated.terms
+        for part in (term.stream, term.running)
+    )
+
+
+def _describe_terms(
+    symbols: Symbols, shift: Shift | None, group: _Group, names: Sequence[str]
+) -> list[SeparatedTerm]:
+    tails = dict(group.tails)
+    terms: list[SeparatedTerm] = []
+    for degree, name in enumerate(names):
+        power = 1 if shift is None else (shift.stream - shift.centre) ** degree
+        parts = (group.stream * power, group.carried, tails.get(degree, sp.Integer(1)))
+        stream, carried, hoisted = (_box_or_one(symbols, part) for part in parts)
+        terms.append(SeparatedTerm(name, stream, carried, hoisted, degree in tails))
+    return terms
+
+
 def _group_terms(separated: Separated) -> tuple[_Group, ...]:
-    """Gather terms that differ only in the power of the shifted leaf (each term alone without a shift)."""
+    """Gather the terms that differ only in the power of the shifted leaf."""
     shift = separated.shift
     groups: dict[tuple[Expression, Expression], list[tuple[int, Expression]]] = {}
     for term in separated.terms:
@@ -355,7 +430,7 @@ def _group_terms(separated: Separated) -> tuple[_Group, ...]:
             degree = int(sp.degree(stream, shift.stream)) if stream.has(shift.stream) else 0
             stream = sp.cancel(stream / shift.stream**degree)
         carried, tail = split_carried(term.running)
-        if not stream.has(sp.exp):
+        if not has_exponential(stream):
             carried, tail = sp.Integer(1), term.running
         groups.setdefault((stream, carried), []).append((degree, tail))
     return tuple(

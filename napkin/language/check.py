@@ -9,31 +9,34 @@ Deliberately absent: machines. Whether a tile fits, or a level exists, is the pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from napkin.diagram import (
     SCALAR_TYPES,
     STORAGE_TYPES,
     Argument,
+    Constant,
     Diagram,
     Index,
     Input,
     Output,
+    Relabelling,
     Size,
     implied_sizes,
     verify,
 )
 from napkin.language import syntax
+from napkin.language.calling import declared_axes
 from napkin.language.canonical import Canonical, canonicalise
-from napkin.language.elaborate import Elaborator, declared_axes
+from napkin.language.elaborate import Elaborator
 from napkin.language.errors import Diagnostic, Label, NapkinError, closest
 from napkin.language.library import Key, Library, checking_order, collect, judge_definition
 from napkin.language.prelude import prelude
 from napkin.language.relabel import relabel, size_axes
-from napkin.language.report import gather
+from napkin.language.report import MAX_SHOWN, gather
 from napkin.language.source import Source, Span
-from napkin.language.workspace import MAX_AXES, Scope, TooLarge, Value, Workspace
+from napkin.language.workspace import MAX_AXES, Enough, Scope, TooLarge, Value, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ def check_what_checks(file: syntax.File, source: Source) -> Checked:
     broken = frozenset(set(library.own) - set(order))
     diagrams: dict[Key, Diagram] = {}
     for key in order:
+        if len(diagnostics) > MAX_SHOWN:
+            break
         function = library.own[key]
         if isinstance(function, syntax.Definition):
             found = judge_definition(library, source, key)
@@ -97,10 +102,12 @@ class _DiagramCheck:
         """Return the diagram, or None with diagnostics in the workspace."""
         self._refuse_clashes()
         arguments = tuple(self._argument(each) for each in self.text.head.arguments)
-        for argument in arguments:
+        for parameter, argument in zip(self.text.head.arguments, arguments, strict=True):
             box = self.space.graph.add(Input(argument.name, argument.axes, argument.kind))
             self.space.spans += [argument.span] * (len(self.space.graph) - len(self.space.spans))
-            self.names[argument.name] = Value(box, argument.axes)
+            # An array of unknown type, or a second one of a name, is wrong: its users stay silent.
+            wrong = argument.name in self.names or argument.dtype != _dtype_name(parameter)
+            self.names[argument.name] = None if wrong else Value(box, argument.axes)
         for output in self.text.head.outputs:
             self._dims(output.name.name, output.dims, output.dtype)
             self._dtype(output)
@@ -111,9 +118,13 @@ class _DiagramCheck:
             fact = f"`{self.text.head.name.name}` is too large: {error.fact}"
             self.space.diagnostics.append(Diagnostic("N218", fact, self.source, place))
             return None
+        except Enough:
+            return None
         self._outputs()
         sizes = size_axes(self.text, self.source, self.axes, self.space.diagnostics)
-        if self.space.diagnostics or not self.complete:
+        if self.space.diagnostics or not self.complete or not self.text.whole:
+            names = {each: each for each in (*self.names, *self._targets())}
+            self._relabel(self.axes, names)
             return None
         return self._finish(arguments, sizes)
 
@@ -277,6 +288,8 @@ class _DiagramCheck:
         for output in self.text.head.outputs:
             name = output.name.name
             statement = targets.get(name)
+            if statement is None and not self.text.whole:
+                continue  # the line that could not be read may have assigned it
             if statement is None:
                 help_line = f"add a statement `{name}[..] = ..`"
                 if (other := closest(name, set(targets))) is not None:
@@ -334,13 +347,22 @@ class _DiagramCheck:
             for name, value in self.names.items()
             if value is not None
             and value.box in canonical.ids
-            and not isinstance(self.space.graph[value.box], Index | Size)
+            and not isinstance(self.space.graph[value.box], Constant | Index | Size)
         }
-        relabelled = relabel(text, self.source, diagram, placeable, self.space.diagnostics)
+        relabelled = self._relabel(_every_axis(diagram), placeable)
         kept = tuple(each for each in sizes if each[0] in _every_axis(diagram))
         if self.space.diagnostics:
             return None
         return verify(replace(diagram, sizes=kept, relabellings=relabelled))
+
+    def _relabel(
+        self, axes: Collection[str], placeable: Mapping[str, str]
+    ) -> tuple[Relabelling, ...]:
+        found = self.space.diagnostics
+        return relabel(self.text, self.source, axes=axes, placeable=placeable, diagnostics=found)
+
+    def _targets(self) -> Iterator[str]:
+        return (each.target.name for each in self.text.statements)
 
     def _output(self, output: syntax.Parameter, canonical: Canonical) -> Output:
         return Output(
@@ -361,6 +383,10 @@ class _DiagramCheck:
                 self._refuse("N216", fact, place, help=help_line)
 
 
+def _dtype_name(parameter: syntax.Parameter) -> str | None:
+    return parameter.dtype.name if parameter.dtype else None
+
+
 def _every_axis(diagram: Diagram) -> tuple[str, ...]:
     counted = (box.axis for box in diagram.boxes if isinstance(box, Size))
     return tuple(dict.fromkeys((*diagram.axes, *counted)))
@@ -368,14 +394,19 @@ def _every_axis(diagram: Diagram) -> tuple[str, ...]:
 
 def _sized_axes(diagram: Diagram) -> set[str]:
     """Return the axes whose length the arguments' shapes give, as they are or by one division."""
-    dims = [dim for argument in diagram.arguments for dim in argument.dims]
+    unknown = [set(dim) for argument in diagram.arguments for dim in argument.dims]
+    users: dict[str, list[set[str]]] = {}
+    for dim in unknown:
+        for axis in dim:
+            users.setdefault(axis, []).append(dim)
+    ready = [dim for dim in unknown if len(dim) == 1]
     known: set[str] = set()
-    grown = True
-    while grown:
-        unknown = [{axis for axis in dim if axis not in known} for dim in dims]
-        solved = {axis for each in unknown if len(each) == 1 for axis in each}
-        grown = bool(solved)
-        known |= solved
+    while ready:
+        for axis in tuple(ready.pop()):
+            known.add(axis)
+            for dim in users[axis]:
+                dim.discard(axis)
+                ready += [dim] if len(dim) == 1 else []
     return known | {axis for axis, (read, _) in implied_sizes(diagram).items() if read in known}
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from napkin.diagram import SCALAR_TYPES, STORAGE_TYPES, Index, Size, join_axes
+from napkin.diagram import Index, Size, join_axes
 from napkin.language import syntax
+from napkin.language.calling import axes_in_words, match_axes, name_inner_axes
 from napkin.language.errors import Label, did_you_mean
 from napkin.language.indexing import read_element
 from napkin.language.library import Function, Key, Library, unknown_function
@@ -177,8 +178,7 @@ class Elaborator:
         else:
             fact = f"{taker} takes truth values, not numbers"
             help_line = "compare the number: `a != 0`"
-        what = "a truth value" if kind is Kind.BOOL else f"{kind.value} numbers"
-        label = Label(span, f"this is {what}")
+        label = Label(span, f"this is {kind.value}")
         self.workspace.refuse(scope, "N210", fact, label, help=help_line)
 
     def _too_many_axes(self, values: Sequence[Value], span: Span, scope: Scope) -> bool:
@@ -232,9 +232,10 @@ class Elaborator:
             box = self.workspace.graph.add(Size(scope.axes[argument.name]))
             return self.workspace.made(box, call.span, scope)
         help_line = None
+        fact = "`size` takes the label of an axis"
         if isinstance(argument, syntax.Reference):
             help_line = did_you_mean(argument.name, scope.axes)
-        fact = "`size` takes the label of an axis"
+            fact = f"{fact}, and `{argument.name}` is none"
         self.workspace.refuse(scope, "N226", fact, Label(argument.span), help=help_line)
         return None
 
@@ -321,7 +322,7 @@ class Elaborator:
             f"axis `{axis}` is not carried by {who} of `{name}`",
             Label(label.span, "no operand has this axis" if len(values) > 1 else ""),
             others=[
-                Label(factor.span, f"carries {_axes_in_words(self.workspace.axes(value))}")
+                Label(factor.span, f"carries {axes_in_words(self.workspace.axes(value))}")
                 for factor, value in list(zip(factors, values, strict=True))[:_MAX_LABELS]
             ],
             help=did_you_mean(axis, carried),
@@ -406,10 +407,10 @@ class Elaborator:
             help_line = "only a diagram with one output can stand in an expression"
             self.workspace.refuse(scope, "N225", fact, Label(call.span), help=help_line)
             return None
-        axes = self._match_axes(function, call, values, scope)
+        axes = match_axes(self.workspace, function, call, values, scope)
         if axes is None:
             return None
-        _name_inner_axes(function, axes, values)
+        name_inner_axes(function, axes, values)
         parameters = (each.name.name for each in function.head.arguments)
         names: dict[str, Value | None] = dict(zip(parameters, values, strict=True))
         inner = Scope(names, axes, (function.head.name.name, None), site)
@@ -423,86 +424,6 @@ class Elaborator:
         value = names.get(output.name.name)
         return value and Value(value.box, tuple(axes[axis.name] for axis in output.axes))
 
-    def _match_axes(
-        self,
-        function: syntax.DiagramText,
-        call: syntax.Call,
-        values: Sequence[Value],
-        scope: Scope,
-    ) -> dict[str, str] | None:
-        """Return the callee's axes in the caller's labels, by position in each argument."""
-        found: dict[str, str] = {}
-        for parameter, value, argument in zip(
-            function.head.arguments, values, call.arguments, strict=True
-        ):
-            fact = self._mismatch(function, parameter, value, found)
-            if fact is not None:
-                label = Label(argument.span, f"carries {_axes_in_words(value.order)}")
-                self.workspace.refuse(scope, "N220", fact, label)
-                return None
-        return found
-
-    def _mismatch(
-        self,
-        function: syntax.DiagramText,
-        parameter: syntax.Parameter,
-        value: Value,
-        found: dict[str, str],
-    ) -> str | None:
-        name = f"`{function.head.name.name}`"
-        if len(parameter.axes) != len(value.order):
-            wanted = _axes_in_words([axis.name for axis in parameter.axes])
-            return f"argument `{parameter.name.name}` of {name} carries {wanted}"
-        if kind := _kind_mismatch(parameter, self.workspace.kind(value)):
-            return f"argument `{parameter.name.name}` of {name} {kind}"
-        for axis, actual in zip(parameter.axes, value.order, strict=True):
-            known = found.setdefault(axis.name, actual)
-            if known != actual:
-                return f"axis `{axis.name}` of {name} would be both `{known}` and `{actual}`"
-            twin = next((a for a, b in found.items() if b == actual and a != axis.name), None)
-            if twin is not None:
-                return f"axes `{twin}` and `{axis.name}` of {name} would both be `{actual}`"
-        return None
-
-
-def _kind_mismatch(parameter: syntax.Parameter, given: Kind) -> str | None:
-    dtype = parameter.dtype.name if parameter.dtype else "float"
-    wanted = (STORAGE_TYPES | SCALAR_TYPES)[dtype]
-    if wanted is given or (wanted is Kind.FLOAT and given is Kind.INT):
-        return None
-    return f"is {wanted.value}, {given.value} given"
-
-
-def _name_inner_axes(
-    function: syntax.DiagramText, axes: dict[str, str], values: Sequence[Value]
-) -> None:
-    """Give each axis that only the callee knows a label that the caller's arrays don't use."""
-    taken = {axis for value in values for axis in value.order} | set(axes.values())
-    for axis in declared_axes(function):
-        if axis in axes:
-            continue
-        label, count = axis, 2
-        while label in taken:
-            label, count = f"{axis}{count}", count + 1
-        axes[axis] = label
-        taken.add(label)
-
-
-def declared_axes(diagram: syntax.DiagramText) -> dict[str, Span]:
-    """Return every axis a diagram names (signature, left sides, calls) and its first place."""
-    found: dict[str, Span] = {}
-    for parameter in (*diagram.head.arguments, *diagram.head.outputs):
-        for axis in parameter.axes:
-            found.setdefault(axis.name, axis.span)
-    for statement in diagram.statements:
-        for axis in statement.axes:
-            found.setdefault(axis.name, axis.span)
-        for expression, _ in syntax.walk(statement.value) if statement.value else ():
-            if isinstance(expression, syntax.Call):
-                for axis in expression.axes:
-                    found.setdefault(axis.name, axis.span)
-    return found
-
 
 def _factors(expression: syntax.Expression) -> list[syntax.Expression]:
     """Return the factors of a product, left to right; anything else is its own only factor."""
@@ -515,10 +436,6 @@ def _factors(expression: syntax.Expression) -> list[syntax.Expression]:
         else:
             factors.append(each)
     return factors
-
-
-def _axes_in_words(axes: Sequence[str]) -> str:
-    return ", ".join(f"`{axis}`" for axis in axes) or "no axis"
 
 
 def _arguments(count: int) -> str:

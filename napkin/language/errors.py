@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from napkin.language.source import Source, Span
 
 _MAX_LINE = 160
+_MAX_KNOWN = 1000
 _RED, _BLUE, _BOLD, _PLAIN = "\x1b[31;1m", "\x1b[34;1m", "\x1b[1m", "\x1b[0m"
 
 
@@ -65,7 +66,10 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     >>> closest("sofmax", ["softmax", "sum"])
     'softmax'
     """
-    matches = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    names = sorted(set(known))
+    if len(names) > _MAX_KNOWN:
+        return None  # comparing with so many would take seconds, and a machine wrote them
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 

@@ -120,9 +120,11 @@ def _renaming(space: Workspace, array: Value, at: Mapping[str, Value]) -> dict[s
     renamed = {
         axis: name for axis, name in plain.items() if axis != name and targets.count(name) == 1
     }
+    if not renamed:
+        return {}
     touched = {*renamed, *renamed.values()}
     boxes = topological(space.graph, [array.box])
-    space.step(len(boxes) if renamed else 0)
+    space.step(len(boxes))
     bound = {
         axis for each in boxes if isinstance(box := space.graph[each], Reduce) for axis in box.over
     }

@@ -34,7 +34,10 @@ class Library:
 
     def find(self, name: str, count: int, owner: Key | None) -> Key | None:
         """Return the key of the function that a call in `owner`'s text means."""
-        for key in ((name, count), (name, None)):
+        candidates: list[Key] = [(name, count)]
+        if owner is not None and owner[0] != name:
+            candidates.append((name, None))
+        for key in candidates:
             if owner is not None and key in self.own and key != owner:
                 return key
         if (name, count) in self.prelude:
@@ -158,7 +161,8 @@ def judge_definition(library: Library, source: Source, key: Key) -> list[Diagnos
     judge = _DefinitionJudge(library, source, key, function)
     judge.repeats()
     for expression, _ in syntax.walk(function.body):
-        judge.expression(expression)
+        if len(judge.diagnostics) <= MAX_SHOWN:
+            judge.expression(expression)
     return judge.diagnostics
 
 

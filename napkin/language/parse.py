@@ -25,9 +25,11 @@ from napkin.language.unexpected import unexpected_character, unexpected_token
 from napkin.resources import read_text
 
 MAX_TEXT = 1 << 20
+MAX_WORDS = 200_000  # which take a few seconds
 MAX_NAME = 64
 MAX_DEPTH = 200
 
+_WORD = re.compile(r"#[^\n]*|\w+|[^\w\s]")
 _LONG_WORD = re.compile(rf"#[^\n]*|[A-Za-z0-9_]{{{MAX_NAME + 1},}}")
 _TARGET = re.compile(r"(?:(def|diagram)\s+)?([A-Za-z][A-Za-z0-9_]*)")
 
@@ -86,6 +88,12 @@ def refuse_text(source: Source) -> Diagnostic | None:
             "N102",
             f"`{source.name}` is not a text: it holds a zero byte at offset {at}",
             help="a napkin file is UTF-8 text",
+        )
+    if len(text) > MAX_WORDS and (words := sum(1 for _ in _WORD.finditer(text))) > MAX_WORDS:
+        return Diagnostic(
+            "N103",
+            f"`{source.name}` holds {words} words, more than {MAX_WORDS}",
+            help="cut it into several files",
         )
     if not text.strip():
         return Diagnostic(
@@ -177,6 +185,7 @@ class _Draft:
 
     head: syntax.Head | None
     comment: str
+    whole: bool = True
     statements: list[syntax.Statement] = field(default_factory=list)
     sizes: list[syntax.AxisSize] = field(default_factory=list)
     blocks: list[_Block] = field(default_factory=list)
@@ -232,13 +241,15 @@ class _Assembly:
         """Remember what an unreadable line would have named, so that its users stay silent."""
         match = _TARGET.match(self.source.text, line.span.start, line.span.end)
         word, name = match.groups() if match else (None, None)
-        if word == "diagram" or (name == "diagram" and word is None):
+        if word == "diagram" or name == "diagram" or not self.drafts:
+            # Lines that follow belong to it, whatever it was.
             self.drafts.append(_Draft(None, ""))
+        self.drafts[-1].whole = False
         if match is None or name is None:
             return
         if word:
             self.lost.add(name)
-        elif self.drafts:
+        else:
             target = syntax.Identifier(Span(*match.span(2)), name)
             self.drafts[-1].statements.append(syntax.Statement(line.span, target, (), None))
 
@@ -271,4 +282,5 @@ def _diagram(draft: _Draft) -> syntax.DiagramText:
             for each in draft.blocks
         ),
         draft.comment,
+        draft.whole,
     )

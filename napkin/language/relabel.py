@@ -1,7 +1,7 @@
 """Sizes and `on` blocks: what they say about a diagram, as far as no machine is needed to judge it.
 
-In: a diagram's text, and the diagram made from its statements. Out: its sizes and relabellings;
-arrays in an `at` clause get the names that their boxes have in the diagram.
+In: a diagram's text, and the axes and arrays that it has. Out: its sizes and relabellings; arrays
+in an `at` clause get the names that their boxes have in the diagram.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from napkin.diagram import Diagram, Placement, Relabelling, Tiling
+from napkin.diagram import Placement, Relabelling, Tiling
 from napkin.language import syntax
 from napkin.language.errors import Diagnostic, Label, did_you_mean
+from napkin.language.report import MAX_SHOWN
 from napkin.language.source import Source, Span
 
 
@@ -24,6 +25,8 @@ def size_axes(
     """Return the sizes a diagram states; report those of no axis, stated twice, or zero."""
     sizes: dict[str, tuple[int, Span]] = {}
     for each in text.sizes:
+        if len(diagnostics) > MAX_SHOWN:
+            break
         axis = each.axis.name
         others: tuple[Label, ...] = ()
         help_line = None
@@ -47,14 +50,15 @@ def size_axes(
 def relabel(
     text: syntax.DiagramText,
     source: Source,
-    diagram: Diagram,
+    *,
+    axes: Collection[str],
     placeable: Mapping[str, str],
     diagnostics: list[Diagnostic],
 ) -> tuple[Relabelling, ...]:
     """Return a diagram's relabellings; `placeable` leads from the text's names to the boxes'."""
     blocks: dict[str, Relabelling] = {}
     for block in text.blocks:
-        reading = _Block(source, diagram, placeable, diagnostics)
+        reading = _Block(text.head.name.name, source, axes, placeable, diagnostics)
         machine = block.machine.name
         if machine in blocks:
             label = Label(blocks[machine].span, "first here")
@@ -65,8 +69,9 @@ def relabel(
 
 @dataclass(slots=True)
 class _Block:
+    name: str
     source: Source
-    diagram: Diagram
+    axes: Collection[str]
     placeable: Mapping[str, str]
     diagnostics: list[Diagnostic]
     tilings: dict[str, list[Tiling]] = field(default_factory=dict)
@@ -75,6 +80,8 @@ class _Block:
 
     def read(self, block: syntax.OnBlock) -> Relabelling:
         for clause in block.clauses:
+            if len(self.diagnostics) > MAX_SHOWN:
+                break
             match clause:
                 case syntax.Tilings():
                     self._tilings(clause)
@@ -103,9 +110,9 @@ class _Block:
         for tiles in clause.tilings:
             seen = {axis for each in known for axis in each.axes}
             for axis in tiles.axes:
-                if axis.name not in self.diagram.axes:
-                    fact = f"`{axis.name}` is not an axis of `{self.diagram.name}`"
-                    help_line = did_you_mean(axis.name, self.diagram.axes)
+                if axis.name not in self.axes:
+                    fact = f"`{axis.name}` is not an axis of `{self.name}`"
+                    help_line = did_you_mean(axis.name, self.axes)
                     self.refuse("N223", fact, axis.span, help=help_line)
                 elif axis.name in seen:
                     fact = f"axis `{axis.name}` is in `{clause.word}` twice"

@@ -255,7 +255,7 @@ class OnBlock:
 
 @dataclass(frozen=True, slots=True)
 class DiagramText:
-    """One diagram as written."""
+    """One diagram as written. `whole` is False where a line of it could not be read."""
 
     span: Span
     head: Head
@@ -263,6 +263,7 @@ class DiagramText:
     sizes: tuple[AxisSize, ...]
     blocks: tuple[OnBlock, ...]
     comment: str
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ def unexpected_token(
     if token.lower() in KEYWORDS and token.type != "NAME" and "NAME" in accepted:
         help_line = "choose another name"
         return Diagnostic("N113", f"`{token}` is a keyword", source, place, help=help_line)
+    first = source.text[line.start : token.start_pos].strip()
+    if first in LINE_KEYWORDS and token.type in ("LSQB", "EQUAL"):
+        place = Label(Span(line.start, line.start + len(first)))
+        help_line = "choose another name"
+        return Diagnostic("N113", f"`{first}` is a keyword", source, place, help=help_line)
     if token.type == "COMPARISON" and "PLUS" in accepted:
         help_line = "join two comparisons by `and`: `a < b and b < c`"
         return Diagnostic("N111", "comparisons do not chain", source, place, help=help_line)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from napkin.diagram import Constant, Graph
 from napkin.language.errors import Diagnostic, Label
+from napkin.language.report import MAX_SHOWN
 from napkin.language.source import Source, Span
 from napkin.operators import Kind
 
@@ -30,6 +31,10 @@ class TooLarge(Exception):
     def __init__(self, fact: str) -> None:
         super().__init__(fact)
         self.fact = fact
+
+
+class Enough(Exception):
+    """More mistakes were found than are shown: the rest of the diagram is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +133,5 @@ class Workspace:
         self.diagnostics.append(
             Diagnostic(code, fact, self.source, primary, tuple(others), tuple(notes), help)
         )
+        if len(self.diagnostics) > MAX_SHOWN:
+            raise Enough

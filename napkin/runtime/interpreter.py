@@ -5,8 +5,9 @@ TRITON_INTERPRET where its own library functions are defined, so this must come 
 import of triton.
 
 Mended: `tl.dot` of bf16 operands, which the interpreter keeps as 16-bit patterns and multiplies as
-integers. Deliberately left: other bf16 arithmetic, which is as wrong; napkin's kernels compute in
-fp32 outside their contractions. Gluon has no interpreter.
+integers, and rounding to bf16, which it does towards zero. Deliberately left: other bf16
+arithmetic, which is as wrong; napkin's kernels compute in fp32 outside their contractions. Gluon
+has no interpreter.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def enable_interpreter() -> None:
         )
     os.environ["TRITON_INTERPRET"] = "1"
     _mend_bf16_dot()
+    _mend_bf16_rounding()
 
 
 def _refuse_numpy() -> None:
@@ -73,6 +75,27 @@ def _mend_bf16_dot() -> None:
 
     create_dot.mended = True  # type: ignore[attr-defined]
     builder.create_dot = create_dot
+
+
+def _mend_bf16_rounding() -> None:
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    plain_convert = interpreter._convert_float
+    if getattr(plain_convert, "mended", False):
+        return
+
+    def convert(value: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return plain_convert(value, source, target, rounding)
+        bits = np.ascontiguousarray(value, np.float32).view(np.uint32)
+        nearest_even = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        quiet_nan = (bits >> 16) | 0x40  # adding to a NaN's pattern could turn it into an infinity
+        return np.where(np.isnan(value), quiet_nan, nearest_even).astype(np.uint16)
+
+    convert.mended = True  # type: ignore[attr-defined]
+    interpreter._convert_float = convert
 
 
 def _error(code: str, message: str, help_line: str) -> NapkinError:

@@ -12,11 +12,11 @@ chunks where it holds in part, or that reach past the axis's end, run with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import inf, prod
+from dataclasses import dataclass, field, replace
+from math import prod
 
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import Bounds, Interval, interval, vanishes
+from napkin.algebra.masks import Bounds, interval, vanishes
 from napkin.algebra.states import Accumulator, Pass, Stream
 from napkin.diagram import (
     SCALAR_TYPES,
@@ -32,13 +32,11 @@ from napkin.diagram import (
     Reduce,
     Size,
     State,
-    join_axes,
     operands_of,
     substitute,
     topological,
 )
-from napkin.language.errors import InternalError
-from napkin.operators import REDUCTIONS, Kind
+from napkin.operators import POINTWISE, REDUCTIONS, Kind
 from napkin.schedule.layout import Layout
 from napkin.schedule.names import Names
 from napkin.schedule.program import (
@@ -65,8 +63,11 @@ from napkin.schedule.program import (
     Role,
     Store,
     Tile,
+    tiles_of,
 )
 from napkin.schedule.rewrite import split_scale
+
+_POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
 
 
 def lower(derivation: Derivation, layout: Layout) -> Program:
@@ -109,10 +110,9 @@ class _Lowering:
         self.running: dict[tuple[str, str], str] = {}
         self.pass_states: set[str] = set()
         self.roots: dict[int, frozenset[str]] = {}
+        self.released: set[str] = set()
         for each in self.diagram.arguments:
             self.names.fresh(each.name)
-        for tile in layout.axes:
-            self.names.fresh(tile.axis)
 
     def run(self) -> Program:
         """Lower the passes in order, then the tail."""
@@ -190,19 +190,34 @@ class _Lowering:
                 left = bounds.residual
                 true = graph.constant(True) if left is None else left
                 groups = [self._replaced(group, {condition: true}) for group in groups]
-            return _Body(region, tuple(groups), stores)
-        inside = graph.pointwise("lt", graph.add(Index(axis)), graph.add(Size(axis)))
+            return _Body(region, self._padded_groups(one, groups), stores)
+        inside = self._inside(axis)
         if condition is not None:
             both = graph.pointwise("and", condition, inside)
             groups = [self._replaced(group, {condition: both}) for group in groups]
         else:
             swaps = self._masked_extrema(one, inside)
-            groups = [self._replaced(group, swaps) for group in groups]
+            groups = [
+                self._masked_alike(each, group, swaps, axis)
+                for each, group in zip(one.accumulators, groups, strict=True)
+            ]
         settled = [
             self._mask(each, group, inside, axis)
             for each, group in zip(one.accumulators, groups, strict=True)
         ]
-        return _Body(region, tuple(settled), stores)
+        return _Body(region, self._padded_groups(one, settled), stores)
+
+    def _padded_groups(
+        self, one: Pass, groups: Sequence[tuple[int, ...]]
+    ) -> tuple[tuple[int, ...], ...]:
+        """Mask the padding of the whole axes that an accumulator folds beside the stream's own."""
+        return tuple(
+            self._padded(replace(each, factors=group))
+            for each, group in zip(one.accumulators, groups, strict=True)
+        )
+
+    def _inside(self, axis: str) -> int:
+        return self.graph.pointwise("lt", self.graph.add(Index(axis)), self.graph.add(Size(axis)))
 
     def _replaced(self, group: tuple[int, ...], swaps: dict[int, int]) -> tuple[int, ...]:
         return tuple(simplify(self.graph, each) for each in substitute(self.graph, group, swaps))
@@ -215,19 +230,42 @@ class _Lowering:
                 core = each.factors[0]
                 pulled = split_scale(self.graph, core)
                 core = pulled[0] if pulled else core
-                unit = self.graph.constant(each.unit)
+                if self._is_gathered(core):
+                    continue  # what is read by position elsewhere must stay the array that it is
+                unit = self.graph.constant(REDUCTIONS[each.operator].unit)
                 swaps[core] = self.graph.pointwise("where", inside, core, unit)
         return swaps
+
+    def _masked_alike(
+        self, each: Accumulator, group: tuple[int, ...], swaps: dict[int, int], axis: str
+    ) -> tuple[int, ...]:
+        """Read the masked values too, save in a factor of a sum that they would make infinite."""
+        swapped = self._replaced(group, swaps)
+        if each.operator != "sum":
+            return swapped
+        inside = self._inside(axis)
+        return tuple(
+            new if vanishes(self.graph, replace(each, factors=(new,)), inside) else old
+            for old, new in zip(group, swapped, strict=True)
+        )
+
+    def _is_gathered(self, each: int) -> bool:
+        return any(isinstance(box, Gather) and box.array == each for box in self.graph.boxes)
 
     def _mask(
         self, each: Accumulator, factors: tuple[int, ...], inside: int, axis: str
     ) -> tuple[int, ...]:
-        masked = Accumulator(
-            each.name, each.operator, factors, each.over, each.axes, each.kind, each.transport
-        )
-        if vanishes(self.graph, masked, inside, zero_filled=axis):
-            return factors
+        """Make a chunk the unit past an axis's end, where loads read zero."""
         graph = self.graph
+        unit = graph.constant(each.unit)
+        factors = tuple(
+            graph.pointwise("where", inside, factor, unit)
+            if len(factors) > 1 and self._may_be_infinite(each, factor, inside, axis)
+            else factor
+            for factor in factors
+        )
+        if vanishes(graph, replace(each, factors=factors), inside, zero_filled=axis):
+            return factors
         chosen = next(
             (
                 i
@@ -236,26 +274,39 @@ class _Lowering:
             ),
             next(i for i, factor in enumerate(factors) if axis in graph[factor].axes),
         )
-        unit = graph.constant(each.unit)
         cut = graph.pointwise("where", inside, factors[chosen], unit)
         return (*factors[:chosen], cut, *factors[chosen + 1 :])
+
+    def _may_be_infinite(self, each: Accumulator, factor: int, inside: int, axis: str) -> bool:
+        """Return whether a factor of zeros past the end may be infinite: zero times it is not zero."""
+        graph = self.graph
+        if vanishes(graph, replace(each, factors=(factor,)), inside, zero_filled=axis):
+            return False
+        return any(
+            isinstance(box, Pointwise)
+            and box.operator in _POLES
+            and axis in graph[box.operands[-1]].axes
+            for box in (graph[i] for i in topological(graph, [factor]))
+        )
 
     def _regions(
         self, axis: str, bounds: Bounds, stores: bool
     ) -> list[tuple[Region, Operand, Operand]]:
         """Return the loops of a pass in order: (region, start, stop), aligned to the axis's tile."""
-        graph, step = self.graph, graph_constant(self.graph, self.axes[axis].tile)
+        graph, step = self.graph, self.graph.constant(self.axes[axis].tile)
         size = graph.add(Size(axis))
         zero = graph.constant(0)
         if stores or self.axes[axis].role is AxisRole.WHOLE:
-            return [(Region.PARTIAL, Literal(0), self._scalar(size))]
+            return [(Region.PARTIAL, Literal(0), self._scalar(size, "stop"))]
         any_start = _align(graph, bounds.any.start, step, up=False) if bounds.any.start else zero
         any_start = graph.pointwise("max2", any_start, zero) if bounds.any.start else zero
         stop = size
         if bounds.any.stop is not None:
-            stop = graph.pointwise("min2", bounds.any.stop, size)
+            # Never below zero: a tile that sees nothing walks no chunk.
+            stop = graph.pointwise("max2", graph.pointwise("min2", bounds.any.stop, size), zero)
         if bounds.full is None:
-            return [(Region.PARTIAL, self._scalar(any_start), self._scalar(stop))]
+            start_at = self._scalar(any_start, f"{axis}_begin")
+            return [(Region.PARTIAL, start_at, self._scalar(stop, f"{axis}_end"))]
         full_stop = size
         if bounds.full.stop is not None:
             full_stop = graph.pointwise("min2", bounds.full.stop, size)
@@ -268,15 +319,23 @@ class _Lowering:
             end = _align(graph, stop, step, up=True)
             full_start = graph.pointwise("min2", full_start, end)
             low_stop = graph.pointwise("min2", full_start, stop)
-            loops.append((Region.PARTIAL, self._scalar(any_start), self._scalar(low_stop)))
-        full_stop = graph.pointwise("max2", full_stop, full_start)
-        middle = (self._scalar(full_start), self._scalar(full_stop))
+            low = (
+                self._scalar(any_start, f"{axis}_begin"),
+                self._scalar(low_stop, f"{axis}_full_begin"),
+            )
+            loops.append((Region.PARTIAL, *low))
+        if full_start != zero or bounds.full.stop is not None:
+            full_stop = graph.pointwise("max2", full_stop, full_start)
+        middle = (
+            self._scalar(full_start, f"{axis}_full_begin"),
+            self._scalar(full_stop, f"{axis}_full_end"),
+        )
         loops.append((Region.FULL, *middle))
-        loops.append((Region.PARTIAL, middle[1], self._scalar(stop)))
+        loops.append((Region.PARTIAL, middle[1], self._scalar(stop, f"{axis}_end")))
         return loops
 
-    def _scalar(self, box: int) -> Operand:
-        return self._value(simplify(self.graph, box))
+    def _scalar(self, box: int, wish: str) -> Operand:
+        return self._value(simplify(self.graph, box), wish)
 
     def _lower_body(self, one: Pass, body: _Body) -> list[Operation]:
         self.region = body.region
@@ -290,6 +349,10 @@ class _Lowering:
         for each in one.accumulators:
             self.running[each.name, "new"] = self.running[each.name, "old"]
         self.body = None
+        states = set(self.running.values())
+        inside = {tile.name for tile in tiles_of(operations)}
+        self.names.release(inside - states)
+        self.released |= inside - states
         return operations
 
     def _update(
@@ -303,7 +366,13 @@ class _Lowering:
         dims = self._dims(each.axes)
         target = self.names.fresh(f"{state}_new") if kept else state
         tile = self._tile(target, dims, each.kind)
-        chunk = self._product(factors, each.over, each.axes, each.operator, tile, moved)
+        chunk = None
+        if self._split_axes(each.over):
+            if moved != target:
+                self.body.operations.append(Compute(tile, "add", (moved, Literal(0.0))))
+            self._add_chunks(replace(each, factors=factors), tile, self.body)
+        else:
+            chunk = self._product(factors, each.over, each.axes, each.operator, tile, moved)
         if chunk is not None:
             combine = REDUCTIONS[each.operator].combine
             self.body.operations.append(Compute(tile, combine, (moved, chunk)))
@@ -342,11 +411,24 @@ class _Lowering:
         for each in self._needed(root):
             scope = self._scope(each)
             if each not in scope.values:
-                scope.values[each] = self._lower_box(each, scope, wish if each == root else "t")
+                scope.values[each] = self._lower_in(each, scope, wish if each == root else "t")
         return self._scope(root).values[root]
 
+    def _lower_in(self, each: int, scope: _Scope, wish: str) -> Operand:
+        """Lower a box in its scope; what lies outside a loop's body may read nothing that is in it."""
+        body, inner = self.body, self.inner
+        self.inner = _up_to(inner, scope)
+        if self._is_outside(scope):
+            self.body = None
+        value = self._lower_box(each, scope, wish)
+        self.body, self.inner = body, inner
+        return value
+
+    def _is_outside(self, scope: _Scope) -> bool:
+        return scope is self.prologue or scope is self.tail
+
     def _needed(self, root: int) -> list[int]:
-        """Return the boxes to lower for a root; a reduction's own operands wait for its lowering."""
+        """Return the boxes to lower for a root; a reduction's operands, and what lies outside, wait."""
         done: dict[int, None] = {}
         stack = [(root, False)]
         while stack:
@@ -354,7 +436,8 @@ class _Lowering:
             if each in done or each in self._scope(each).values:
                 continue
             box = self.graph[each]
-            if ready or isinstance(box, Reduce):
+            outside = self.body is not None and self._is_outside(self._scope(each))
+            if ready or isinstance(box, Reduce) or outside:
                 done[each] = None
                 continue
             stack.append((each, True))
@@ -364,18 +447,29 @@ class _Lowering:
 
     def _scope(self, each: int) -> _Scope:
         needs = self._needs(each)
-        for axis, scope in self.inner.items():
+        for axis, scope in reversed(self.inner.items()):
             if f"axis {axis}" in needs:
                 return scope
         stream = self.derivation.stream
         if self.body is not None:
             assert stream is not None
             running = any(f"state {name}" in needs for name in self.pass_states)
-            if running or f"axis {stream.axis}" in needs:
+            running = running or "state of the chunk" in needs
+            if running or f"axis {stream.axis}" in needs or self._is_index_vector(each):
                 return self.body
         if any(need.startswith("state ") for need in needs):
             return self.tail
         return self.prologue
+
+    def _is_index_vector(self, each: int) -> bool:
+        """Return whether a box is index arithmetic along a dim: cheaper to make again than to keep."""
+        box = self.graph[each]
+        if box.kind is Kind.FLOAT or not self._dims(box.axes):
+            return False
+        leaves = (self.graph[i] for i in topological(self.graph, [each]))
+        return not any(
+            isinstance(leaf, (Gather, Reduce, State)) or _is_read(leaf) for leaf in leaves
+        )
 
     def _needs(self, root: int) -> frozenset[str]:
         """Return what a box varies with: axes that it carries, states that it reads."""
@@ -391,6 +485,9 @@ class _Lowering:
             }
             if isinstance(box, State):
                 states.add(f"state {box.name}")
+            stream = self.derivation.stream
+            if isinstance(box, Edge) and stream is not None and box.axis == stream.axis:
+                states.add("state of the chunk")
             self.roots[each] = frozenset(states | {f"axis {axis}" for axis in box.axes})
         return self.roots[root]
 
@@ -409,7 +506,7 @@ class _Lowering:
             case Index():
                 return self._positions(box.axis, scope)
             case Edge():
-                tile = self._tile(self.names.fresh(f"{box.axis}_{box.end}"), (), Kind.INT)
+                tile = self._tile(self._fresh(scope, f"{box.axis}_{box.end}"), (), Kind.INT)
                 scope.operations.append(EdgePosition(tile, box.axis, box.end))
                 return tile.name
             case Pointwise():
@@ -422,10 +519,12 @@ class _Lowering:
     def _is_array(self, box: Input) -> bool:
         return any(each.name == box.name for each in self.layout.arrays)
 
-    def _compute(self, each: int, box: Pointwise, scope: _Scope, wish: str) -> str:
+    def _compute(self, each: int, box: Pointwise, scope: _Scope, wish: str) -> Operand:
         operands = tuple(self._value(operand) for operand in box.operands)
-        dims = self._join([self._dims_of(operand) for operand in operands], box)
-        tile = self._tile(self.names.fresh(self._wish(each, box, wish)), dims, box.kind)
+        if all(isinstance(operand, Literal) for operand in operands):
+            return _folded(box.operator, operands)
+        dims = self._join(operands)
+        tile = self._tile(self._fresh(scope, self._wish(each, box, wish)), dims, box.kind)
         scope.operations.append(Compute(tile, box.operator, operands))
         return tile.name
 
@@ -438,7 +537,7 @@ class _Lowering:
 
     def _positions(self, axis: str, scope: _Scope) -> str:
         dims = self._dims((axis,))
-        name = self.names.fresh(f"offs_{axis}" if dims else f"{axis}_index")
+        name = self._fresh(scope, f"offs_{axis}" if dims else axis)
         tile = self._tile(name, dims, Kind.INT)
         scope.operations.append(Positions(tile, axis))
         return tile.name
@@ -463,7 +562,7 @@ class _Lowering:
         value = self._value(each)
         if isinstance(value, str):
             return value
-        tile = self._tile(self.names.fresh("index"), (), Kind.INT)
+        tile = self._tile(self._fresh(scope, "index"), (), Kind.INT)
         scope.operations.append(Compute(tile, "add", (value, Literal(0))))
         return tile.name
 
@@ -479,12 +578,12 @@ class _Lowering:
         streamed = scope is not self.prologue and scope is not self.tail
         path = self.layout.path(array, indices, gathered)
         level = "shared" if name in self.layout.shared else "register"
-        tile = self._tile(self.names.fresh(name.lower()), tuple(dims), array.kind, array.dtype, level)
+        tile = self._tile(
+            self._fresh(scope, name.lower()), tuple(dims), array.kind, array.dtype, level
+        )
         buffer = self._buffer(array, tile) if streamed and level == "shared" else None
         role = Role.PRODUCER if path is Path.DESCRIPTOR else Role.CONSUMER
-        scope.operations.append(
-            Load(tile, name, indices, gathered, masked, path, role, buffer)
-        )
+        scope.operations.append(Load(tile, name, indices, gathered, masked, path, role, buffer))
         return tile.name
 
     def _buffer(self, array: Array, tile: Tile) -> str:
@@ -503,27 +602,35 @@ class _Lowering:
     # --- reductions -------------------------------------------------------------------------------
 
     def _reduce(self, each: int, box: Reduce, scope: _Scope) -> str:
-        split = [a for a in box.over if self.axes[a].role is AxisRole.SPLIT]
+        split = self._split_axes(box.over)
         dims = self._dims(box.axes)
         wish = self._wish(each, box, "s" if len(box.operands) > 1 else box.operator)
         if split:
-            return self._reduce_in_chunks(box, split[0], dims, wish, scope)
-        factors = self._padded(box)
-        tile = self._tile(self.names.fresh(wish), dims, box.kind)
+            tile = self._tile(self._fresh(scope, wish), dims, box.kind)
+            scope.operations.append(Fill(tile, 0.0))
+            self._add_chunks(_as_accumulator(box), tile, scope)
+            return tile.name
+        factors = self._padded(_as_accumulator(box))
+        tile = self._tile(self._fresh(scope, wish), dims, box.kind)
         chunk = self._product(factors, box.over, box.axes, box.operator, tile, None, scope)
         return tile.name if chunk is None else chunk
 
-    def _reduce_in_chunks(
-        self, box: Reduce, axis: str, dims: tuple[str, ...], wish: str, scope: _Scope
-    ) -> str:
-        """Walk a split axis in chunks, adding up."""
-        tile = self._tile(self.names.fresh(wish), dims, box.kind)
-        scope.operations.append(Fill(tile, 0.0))
+    def _split_axes(self, over: Sequence[str]) -> list[str]:
+        """Return the axes to walk in chunks inside a step, one loop inside the other."""
+        return [a for a in over if self.axes[a].role is AxisRole.SPLIT and a not in self.inner]
+
+    def _add_chunks(self, each: Accumulator, tile: Tile, scope: _Scope) -> None:
+        """Walk the split axes of a sum in chunks, adding to a tile."""
+        split = self._split_axes(each.over)
+        if not split:
+            factors = self._padded(each)
+            chunk = self._product(factors, each.over, each.axes, "sum", tile, tile.name, scope)
+            if chunk is not None:
+                scope.operations.append(Compute(tile, "add", (tile.name, chunk)))
+            return
+        axis = split[0]
         inner = self.inner[axis] = _Scope()
-        factors = self._padded(box)
-        chunk = self._product(factors, box.over, box.axes, "sum", tile, tile.name, inner)
-        if chunk is not None:
-            inner.operations.append(Compute(tile, "add", (tile.name, chunk)))
+        self._add_chunks(each, tile, inner)
         del self.inner[axis]
         step = self.axes[axis].tile
         size = self.axes[axis].size
@@ -531,20 +638,15 @@ class _Lowering:
         scope.operations.append(
             Loop(axis, Literal(0), stop, step, Region.FULL, tuple(inner.operations))
         )
-        return tile.name
 
-    def _padded(self, box: Reduce) -> tuple[int, ...]:
+    def _padded(self, each: Accumulator) -> tuple[int, ...]:
         """Mask a reduction's padding along whole and split axes, unless the loads' zeros do it."""
-        factors = box.operands
-        for axis in box.over:
+        factors = each.factors
+        for axis in each.over:
             tile = self.axes[axis]
-            if tile.is_exact or tile.dim is None:
+            if tile.role is AxisRole.STREAM or tile.is_exact or tile.dim is None:
                 continue
-            inside = self.graph.pointwise(
-                "lt", self.graph.add(Index(axis)), self.graph.add(Size(axis))
-            )
-            one = Accumulator("", box.operator, factors, box.over, box.axes, box.kind, ())
-            factors = self._mask(one, factors, inside, axis)
+            factors = self._mask(each, factors, self._inside(axis), axis)
         return factors
 
     def _product(
@@ -571,13 +673,11 @@ class _Lowering:
             left, right, scalars = self._oriented(sides, tile.dims, values, scope)
             kind = self._operand_type(factors)
             if not scalars:
-                scope.operations.append(
-                    Dot(tile, left, right, over_dims[0], accumulator, kind)
-                )
+                scope.operations.append(Dot(tile, left, right, over_dims[0], accumulator, kind))
                 return None
-            part = self._tile(self.names.fresh("part"), tile.dims, Kind.FLOAT)
+            part = self._tile(self._fresh(scope, "part"), tile.dims, Kind.FLOAT)
             scope.operations.append(Dot(part, left, right, over_dims[0], None, kind))
-            return self._multiply([part.name, *scalars], scope)
+            return self._named(self._multiply([part.name, *scalars], scope), scope)
         product = self._multiply(values, scope)
         if not over_dims:
             if accumulator is None:
@@ -589,7 +689,7 @@ class _Lowering:
             return None
         source = self._named(product, scope)
         dims = tuple(d for d in self.tiles[source].dims if d not in over_dims)
-        chunk = self._tile(self.names.fresh("chunk"), dims, tile.kind)
+        chunk = self._tile(self._fresh(scope, "chunk"), dims, tile.kind)
         scope.operations.append(Fold(chunk, operator, source, over_dims))
         return chunk.name
 
@@ -607,9 +707,9 @@ class _Lowering:
         factor = self._value(uniform, "scale")
         assert isinstance(source, str)
         dims = tuple(d for d in self.tiles[source].dims if d not in over_dims)
-        chunk = self._tile(self.names.fresh("chunk"), dims, tile.kind)
+        chunk = self._tile(self._fresh(scope, "chunk"), dims, tile.kind)
         scope.operations.append(Fold(chunk, operator, source, over_dims))
-        scaled = self._tile(self.names.fresh("chunk"), dims, tile.kind)
+        scaled = self._tile(self._fresh(scope, "chunk"), dims, tile.kind)
         scope.operations.append(Compute(scaled, "mul", (chunk.name, factor)))
         return scaled.name
 
@@ -677,8 +777,8 @@ class _Lowering:
     def _multiply(self, values: Sequence[Operand], scope: _Scope) -> Operand:
         total = values[0]
         for value in values[1:]:
-            dims = self._join([self._dims_of(total), self._dims_of(value)])
-            tile = self._tile(self.names.fresh("product"), dims, Kind.FLOAT)
+            dims = self._join((total, value))
+            tile = self._tile(self._fresh(scope, "product"), dims, Kind.FLOAT)
             scope.operations.append(Compute(tile, "mul", (total, value)))
             total = tile.name
         return total
@@ -686,7 +786,7 @@ class _Lowering:
     def _named(self, value: Operand, scope: _Scope) -> str:
         if isinstance(value, str) and value in self.tiles:
             return value
-        tile = self._tile(self.names.fresh("value"), (), Kind.FLOAT)
+        tile = self._tile(self._fresh(scope, "value"), (), Kind.FLOAT)
         scope.operations.append(Compute(tile, "mul", (value, Literal(1.0))))
         return tile.name
 
@@ -700,6 +800,16 @@ class _Lowering:
         scope.operations.append(Store(output.name, value, self._dims_of(value), masked, path))
 
     # --- tiles ------------------------------------------------------------------------------------
+
+    def _fresh(self, scope: _Scope, wish: str) -> str:
+        """Name a tile. The prologue runs before every loop, so no loop's own name may come back there."""
+        name = self.names.fresh(wish)
+        passed: list[str] = []
+        while scope is self.prologue and name in self.released:
+            passed.append(name)
+            name = self.names.fresh(wish)
+        self.names.release(passed)
+        return name
 
     def _tile(
         self,
@@ -726,12 +836,14 @@ class _Lowering:
     def _storage(self, value: Operand) -> str:
         return self.tiles[value].storage if isinstance(value, str) and value in self.tiles else ""
 
-    def _join(self, lists: Sequence[tuple[str, ...]], box: Box | None = None) -> tuple[str, ...]:
-        joined = join_axes(list(lists))
-        if box is not None and any(set(each) == set(joined) for each in lists):
-            return joined
-        order = self._dims(box.axes) if box is not None else joined
-        return order if set(order) == set(joined) else joined
+    def _join(self, operands: Sequence[Operand]) -> tuple[str, ...]:
+        """Return the dims of operands that broadcast: as a whole operand has them, else the layout's order."""
+        joined = set().union(*(self._dims_of(operand) for operand in operands))
+        for operand in operands:
+            dims = self._dims_of(operand)
+            if dims and set(dims) == joined and self.tiles[str(operand)].kind is not Kind.BOOL:
+                return dims
+        return tuple(dim.name for dim in self.layout.dims if dim.name in joined)
 
     def _extent(self, dim: str) -> int:
         return next(each.extent for each in self.layout.dims if each.name == dim)
@@ -743,17 +855,18 @@ class _Lowering:
             return False
         stream = self.derivation.stream
         axes = {axis for i in topological(self.graph, [each]) for axis in self.graph[i].axes}
-        if isinstance(box, Gather) or box.axes:
-            carried = set(box.axes)
-        else:
-            carried = axes & set(self.axes)
+        carried = set(box.axes) if box.axes else axes & set(self.axes)
         streamed = stream is not None and stream.axis in carried
         return not streamed and all(self.axes[axis].dim is None for axis in carried)
 
 
-def graph_constant(graph: Graph, value: int) -> int:
-    """Return the box of an integer."""
-    return graph.constant(value)
+def _is_read(box: Box) -> bool:
+    return isinstance(box, Input) and bool(box.axes)
+
+
+def _folded(operator: str, operands: Sequence[Operand]) -> Literal:
+    values = [operand.value for operand in operands if isinstance(operand, Literal)]
+    return Literal(POINTWISE[operator].numpy(*values).item())
 
 
 def _align(graph: Graph, value: int | None, step: int, *, up: bool) -> int:
@@ -766,10 +879,23 @@ def _align(graph: Graph, value: int | None, step: int, *, up: bool) -> int:
     return graph.pointwise("mul", graph.pointwise("floordiv", value, step), step)
 
 
+def _up_to(inner: dict[str, _Scope], scope: _Scope) -> dict[str, _Scope]:
+    """Return the split loops around a scope, its own included, outermost first."""
+    order = list(inner.items())
+    depth = next((i + 1 for i, (_, each) in enumerate(order) if each is scope), 0)
+    return dict(order[:depth])
+
+
+def _as_accumulator(box: Reduce) -> Accumulator:
+    return Accumulator("", box.operator, box.operands, box.over, box.axes, box.kind, ())
+
+
 def _reads_old(graph: Graph, one: Pass, name: str) -> bool:
     """Return whether some transport of the pass still needs the old value once the new one is there."""
     roots = [term.factor for each in one.accumulators for term in each.transport if term.factor]
-    later = [term.source for each in one.accumulators for term in each.transport if each.name != name]
+    later = [
+        term.source for each in one.accumulators for term in each.transport if each.name != name
+    ]
     reads = any(
         isinstance(graph[i], State) and graph[i] == State(name, "old", graph[i].axes, graph[i].kind)
         for i in topological(graph, roots)
@@ -801,12 +927,12 @@ def _simplified(graph: Graph, operator: str, operands: list[int]) -> int:
         return operands[0]
     if operator in ("min2", "max2") and operands[0] == operands[1]:
         return operands[0]
+    first = boxes[0]
+    if operator == "neg" and isinstance(first, Pointwise) and first.operator == "neg":
+        return first.operands[0]
     integers = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
     if len(integers) == 2 and operator in ("add", "sub", "mul", "floordiv"):
         a, b = integers
         result = {"add": a + b, "sub": a - b, "mul": a * b, "floordiv": a // b if b else 0}
         return graph.constant(result[operator])
     return graph.pointwise(operator, *operands)
-
-
-__all__ = ["Bounds", "Interval", "inf", "lower", "simplify"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
+from collections.abc import Iterable
 
 _LIBRARY = {"tl", "triton", "torch", "TensorDescriptor", "self", "os", "math", "napkin", "pid"}
 RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *_LIBRARY})
@@ -27,3 +28,7 @@ class Names:
             name = f"{wish}_" if number == 2 and wish in RESERVED else f"{wish}{number}"
         self._taken.add(name)
         return name
+
+    def release(self, names: Iterable[str]) -> None:
+        """Free names again: what a loop's body names is not seen outside it."""
+        self._taken.difference_update(names)

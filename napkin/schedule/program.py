@@ -12,7 +12,7 @@ A plain Triton loop turns buffers into `num_stages`; a warp-specialised kernel p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -239,9 +239,7 @@ class Loop:
     body: tuple[Operation, ...]
 
 
-Operation = (
-    Load | Positions | EdgePosition | Compute | Fold | Dot | Fill | Assign | Store | Loop
-)
+Operation = Load | Positions | EdgePosition | Compute | Fold | Dot | Fill | Assign | Store | Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,3 +276,10 @@ def walk(operations: tuple[Operation, ...]) -> Iterator[Operation]:
         yield each
         if isinstance(each, Loop):
             yield from walk(each.body)
+
+
+def tiles_of(operations: Sequence[Operation]) -> Iterator[Tile]:
+    """Yield the tile that each operation makes, loops' bodies included."""
+    for each in walk(tuple(operations)):
+        if not isinstance(each, (Assign, Store, Loop)):
+            yield each.tile

@@ -5,25 +5,39 @@ In: a derived stream. Out: an equal one whose boxes are cheaper:
 - a maximum that feeds exponentials is kept in the same scaled units;
 - a positive uniform scale moves out of `where(c, s, -inf)`, so that it can pass the maximum and meet the
   subtraction in one multiply-add;
-- inside an exponential a running maximum of -inf (nothing seen yet) counts as 0, so that nothing minus
-  nothing is nothing and never NaN.
+- an affine comparison has the stream's index alone on one side, a row against a column;
+- such a maximum starts at the lowest finite number and not at -inf, so that nothing minus nothing is
+  finite inside an exponential and never NaN; where it is read otherwise it turns back into -inf.
 
 Every rule keeps values up to rounding; `laws` still holds and tests check it on the rewritten stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf, log2
 
 from napkin.algebra.derive import Derivation
+from napkin.algebra.masks import isolate
 from napkin.algebra.signs import is_nonnegative
-from napkin.algebra.states import Accumulator, Pass, Stream, StreamedReduction, Transport
-from napkin.diagram import Constant, Graph, Pointwise, State, operands_of, topological
+from napkin.algebra.states import Accumulator, Pass, Stream, Transport
+from napkin.diagram import (
+    Constant,
+    Edge,
+    Gather,
+    Graph,
+    Index,
+    Pointwise,
+    Reduce,
+    State,
+    operands_of,
+    topological,
+)
 from napkin.operators import Kind
 
 LOG2E = log2(2.718281828459045)
+LOWEST = -3.4028234663852886e38  # the lowest finite number of fp32
 
 
 def rewrite(derivation: Derivation) -> Derivation:
@@ -32,32 +46,36 @@ def rewrite(derivation: Derivation) -> Derivation:
     stream = derivation.stream
     if stream is None:
         return replace(derivation, graph=graph)
-    rules = _Rules(graph, _scaled_states(graph, stream))
+    operators = {each.name: each.operator for each in stream.accumulators}
+    rules = _Rules(graph, _scaled_states(graph, stream), stream.axis, operators)
     passes = tuple(_rewrite_pass(rules, one) for one in stream.passes)
     tail = tuple((number, rules.apply(box)) for number, box in stream.tail)
-    return replace(derivation, graph=graph, stream=replace(stream, passes=passes, tail=tail))
+    conditions = tuple(
+        None if each is None else rules.apply(each) for each in derivation.conditions
+    )
+    cheap = replace(stream, passes=passes, tail=tail)
+    return replace(derivation, graph=graph, stream=cheap, conditions=conditions)
 
 
 def _rewrite_pass(rules: _Rules, one: Pass) -> Pass:
     return Pass(
         tuple(_rewrite_accumulator(rules, each) for each in one.accumulators),
-        tuple(
-            StreamedReduction(each.box, each.rule, each.accumulators, rules.apply(each.value))
-            for each in one.reductions
-        ),
+        tuple(replace(each, value=rules.apply(each.value)) for each in one.reductions),
         tuple((number, rules.apply(box)) for number, box in one.stores),
     )
 
 
 def _rewrite_accumulator(rules: _Rules, each: Accumulator) -> Accumulator:
     factors = tuple(rules.apply(factor) for factor in each.factors)
+    start = each.start
     if each.name in rules.scaled:
         factors = (rules.scale(each.factors[0], LOG2E),)
+        start = LOWEST if each.operator == "max" else -LOWEST
     transport = tuple(
         Transport(term.source, None if term.factor is None else rules.apply(term.factor))
         for term in each.transport
     )
-    return replace(each, factors=factors, transport=transport)
+    return replace(each, factors=factors, transport=transport, start=start)
 
 
 def _scaled_states(graph: Graph, stream: Stream) -> frozenset[str]:
@@ -91,9 +109,13 @@ def _linear_states(graph: Graph, each: int) -> set[str]:
 
 
 class _Rules:
-    def __init__(self, graph: Graph, scaled: frozenset[str]) -> None:
+    def __init__(
+        self, graph: Graph, scaled: frozenset[str], axis: str, operators: dict[str, str]
+    ) -> None:
         self.graph = graph
+        self.operators = operators
         self.scaled = scaled
+        self.axis = axis
         self._done: dict[int, int] = {}
 
     def apply(self, root: int) -> int:
@@ -106,16 +128,18 @@ class _Rules:
     def _rewritten(self, each: int) -> int:
         box = self.graph[each]
         if isinstance(box, State) and box.name in self.scaled:
-            return self.graph.pointwise("mul", each, self.graph.constant(1 / LOG2E))
+            return self._unscaled(each, box)
         if isinstance(box, Pointwise) and box.operator == "exp":
             return self.graph.pointwise("exp2", self._exponent(box.operands[0]))
         children = [self._done[operand] for operand in operands_of(box)]
+        if isinstance(box, Pointwise) and box.operator == "mul":
+            return self.product(children[0], children[1])
+        if box.kind is Kind.BOOL and isolate(self.graph, each, self.axis) != each:
+            return isolate(self.graph, each, self.axis)
         if tuple(children) == operands_of(box):
             return each
         if isinstance(box, Pointwise):
             return self.graph.pointwise(box.operator, *children)
-        from napkin.diagram import Gather, Reduce
-
         if isinstance(box, Reduce):
             return self.graph.reduce(box.operator, children, box.over)
         assert isinstance(box, Gather)
@@ -125,19 +149,17 @@ class _Rules:
         box = self.graph[each]
         if isinstance(box, Pointwise) and box.operator == "sub":
             left, right = (self.scale(operand, LOG2E) for operand in box.operands)
-            return self.graph.pointwise("sub", left, self._finite(right))
+            return self.graph.pointwise("sub", left, right)
         return self.scale(each, LOG2E)
 
-    def _finite(self, each: int) -> int:
-        """Return a running maximum with -inf replaced by 0 (what lies below it is -inf as well)."""
-        if not self._may_be_unseen(each):
-            return each
+    def _unscaled(self, each: int, box: State) -> int:
+        """Return a state that is kept in log2 units as what it stands for; where nothing was seen, -inf."""
         graph = self.graph
-        nothing = graph.pointwise("eq", each, graph.constant(-inf))
-        return graph.pointwise("where", nothing, graph.constant(0.0), each)
-
-    def _may_be_unseen(self, each: int) -> bool:
-        return bool(_linear_states(self.graph, each) & self.scaled)
+        extreme = LOWEST if self.operators[box.name] == "max" else -LOWEST
+        nothing = graph.pointwise("eq", each, graph.constant(extreme))
+        value = graph.pointwise("mul", each, graph.constant(1 / LOG2E))
+        unit = graph.constant(-inf if extreme < 0 else inf)
+        return graph.pointwise("where", nothing, unit, value)
 
     # --- scaling by a constant, pushed to where it costs nothing -----------------------------------
 
@@ -162,17 +184,55 @@ class _Rules:
         return self.graph.pointwise(box.operator, *operands)
 
     def scaled_product(self, box: Pointwise, factor: float) -> int | None:
-        """Fold the factor into a uniform (rank 0) operand of a product or quotient."""
+        """Fold the factor into an operand of a product or quotient that has fewer axes than the result."""
         graph = self.graph
         left, right = box.operands
         if box.operator == "div":
-            if graph[right].axes:
+            if not self._is_smaller(right, box):
                 return None
+            if not self._is_given(right):
+                # A computed divisor may be 0, and 0 / 0 is 0 where 0 * (1 / 0) is not.
+                return graph.pointwise("div", self.scale(left, factor), self.apply(right))
             by = graph.pointwise("div", graph.constant(factor), self.apply(right))
             return graph.pointwise("mul", self.apply(left), by)
         for one, other in ((left, right), (right, left)):
-            if not graph[one].axes:
-                return graph.pointwise("mul", self.apply(other), self.scale(one, factor))
+            if self._is_smaller(one, box):
+                return self.product(self.apply(other), self.scale(one, factor))
+        return None
+
+    def _is_given(self, each: int) -> bool:
+        """Return whether a box is made of numbers, lengths and scalar arguments only."""
+        leaves = (self.graph[i] for i in topological(self.graph, [each]))
+        return not any(box.axes or isinstance(box, (State, Reduce, Gather)) for box in leaves)
+
+    def _is_smaller(self, each: int, box: Pointwise) -> bool:
+        return len(self.graph[each].axes) < len(box.axes)
+
+    def product(self, left: int, right: int) -> int:
+        """Return left * right; a factor times an index difference parts into a row and a column.
+
+        f (a - x) = f (a - x0) - f (x - x0), where x0 is the chunk's first position: two short vectors and one
+        subtraction an element in place of an integer difference, its conversion and a product; and,
+        unlike f a - f x, it does not cancel.
+        """
+        for factor, difference in ((left, right), (right, left)):
+            parts = self._index_difference(difference)
+            if parts is not None and self.axis not in self.graph[factor].axes:
+                row, column = (self.graph.pointwise("mul", factor, part) for part in parts)
+                return self.graph.pointwise("sub", row, column)
+        return self.graph.pointwise("mul", left, right)
+
+    def _index_difference(self, each: int) -> tuple[int, int] | None:
+        """Return (a - x0, x - x0) of a box a - x, or (x0 - b, x0 - x) of a box x - b."""
+        graph, box = self.graph, self.graph[each]
+        if not isinstance(box, Pointwise) or box.operator != "sub" or box.kind is not Kind.INT:
+            return None
+        left, right = box.operands
+        index, first = graph.add(Index(self.axis)), graph.add(Edge(self.axis, "first"))
+        if right == index and self.axis not in graph[left].axes and graph[left].axes:
+            return graph.pointwise("sub", left, first), graph.pointwise("sub", index, first)
+        if left == index and self.axis not in graph[right].axes and graph[right].axes:
+            return graph.pointwise("sub", first, right), graph.pointwise("sub", first, index)
         return None
 
     def scaled_choice(self, box: Pointwise, factor: float) -> int:
@@ -210,12 +270,3 @@ _SCALE: dict[str, Callable[[_Rules, Pointwise, float], int | None]] = {
     "div": _Rules.scaled_product,
     "where": _Rules.scaled_choice,
 }
-
-
-def uses(graph: Graph, roots: Sequence[int]) -> dict[int, int]:
-    """Return how many boxes under the roots read each box."""
-    counts: dict[int, int] = {}
-    for each in topological(graph, roots):
-        for operand in operands_of(graph[each]):
-            counts[operand] = counts.get(operand, 0) + 1
-    return counts

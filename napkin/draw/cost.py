@@ -1,0 +1,148 @@
+"""What a cost picture shows of a plan: how long every pipeline and memory level is busy.
+
+In: a plan. Out: a `CostView`, which `draw_cost` (page.py) draws. A bar is work over the machine's
+rate, as if nothing else held it up; the longest shows what binds. What the planner's model predicts
+for the whole kernel, overheads and all, is a bar of its own.
+
+Deliberately absent: any model. Counts are the program's (schedule/count.py), rates the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+from napkin.draw.page import CostBar, CostView, draw_cost
+from napkin.draw.units import in_time, in_units
+from napkin.machine import Machine
+from napkin.operators import Pipeline
+from napkin.schedule.count import Totals, totals
+from napkin.schedule.layout import TYPE_BYTES
+from napkin.schedule.plan import Plan
+from napkin.schedule.program import Dot, Program, walk
+from napkin.schedule.trips import multiplicity
+
+_PIPELINES = "pipelines"
+_MEMORY = "memory"
+_KERNEL = "kernel"
+
+
+def cost_view(plan: Plan, scalars: Mapping[str, float | int] | None = None) -> CostView:
+    """Return the cost picture of a plan: its program's counts over its machine's rates.
+
+    `scalars` are the values of scalar arguments that a loop's bounds depend on, such as a window.
+    """
+    sizes = dict(plan.sizes)
+    counted = totals(plan.program, sizes, scalars)
+    prediction = plan.prediction
+    bars = _mark_binding((*_pipeline_bars(plan, counted), *_memory_bars(plan, counted)))
+    label = f"the planner's prediction, bound by {prediction.bound_by}"
+    kernel = CostBar("whole kernel", prediction.seconds, label, False, _KERNEL)
+    return CostView(
+        title=plan.derivation.diagram.name,
+        machine=plan.machine.title,
+        sizes=plan.sizes,
+        dtype=plan.dtype,
+        bars=(*bars, kernel),
+        rows=_plan_rows(plan, counted, sizes),
+        headline=f"{in_time(prediction.seconds)} predicted, bound by {prediction.bound_by}",
+    )
+
+
+def _pipeline_bars(plan: Plan, counted: Totals) -> tuple[CostBar, ...]:
+    """Return a bar for every pipeline that the program keeps busy."""
+    machine = plan.machine
+    types = {
+        Pipeline.TENSOR: _slowest_type(machine, plan.program),
+        Pipeline.FP32: "fp32",
+        Pipeline.SFU: "fp32",
+    }
+    units = {
+        each.pipeline: "FLOP" if each.counts == "flops" else "op" for each in machine.pipelines
+    }
+    names = {
+        Pipeline.TENSOR: "tensor cores",
+        Pipeline.FP32: "FP32",
+        Pipeline.SFU: "special functions",
+    }
+    bars: list[CostBar] = []
+    for pipeline, storage_type in types.items():
+        operations = counted.on(pipeline)
+        if operations and machine.has_rate(pipeline, storage_type):
+            peak = machine.peak(pipeline, storage_type)
+            unit = units[pipeline]
+            label = f"{in_units(operations, unit)} at {in_units(peak, f'{unit}/s')}"
+            bars.append(CostBar(names[pipeline], operations / peak, label, False, _PIPELINES))
+    return tuple(bars)
+
+
+def _slowest_type(machine: Machine, program: Program) -> str:
+    """Return the operand type of the contractions that the tensor cores are slowest on."""
+    used = {op.operand_type for op in walk(program.operations) if isinstance(op, Dot)}
+    known = sorted(each for each in used if machine.has_rate(Pipeline.TENSOR, each))
+    return min(known, key=lambda each: machine.rate(Pipeline.TENSOR, each), default="tf32")
+
+
+def _memory_bars(plan: Plan, counted: Totals) -> tuple[CostBar, ...]:
+    """Return a bar for L2, which all transfers pass, and one for DRAM, for each array once."""
+    arrays = (*plan.program.arrays, *plan.program.outputs)
+    once = sum(
+        prod(dict(plan.sizes)[axis] for axis in array.axes) * TYPE_BYTES[array.dtype]
+        for array in arrays
+    )
+    known = {each.name for each in plan.machine.levels if each.bandwidth is not None}
+    bars: list[CostBar] = []
+    for name, level, count, how in (
+        ("L2", "l2", counted.bytes, "to and from the chip"),
+        ("DRAM", "dram", once, "if each array moves once"),
+    ):
+        if level in known:
+            rate = plan.machine.bandwidth(level)
+            label = f"{in_units(count, 'B')} {how} at {in_units(rate, 'B/s')}"
+            bars.append(CostBar(name, count / rate, label, False, _MEMORY))
+    return tuple(bars)
+
+
+def _mark_binding(bars: Sequence[CostBar]) -> tuple[CostBar, ...]:
+    longest = max(bars, key=lambda each: each.seconds, default=None)
+    return tuple(replace(each, is_binding=each is longest) for each in bars)
+
+
+def _plan_rows(
+    plan: Plan, counted: Totals, sizes: Mapping[str, int]
+) -> tuple[tuple[str, str], ...]:
+    program, limits, prediction = plan.program, plan.machine.limits, plan.prediction
+    moved: dict[str, int] = {}
+    for each in counted.transfers:
+        moved[each.array] = moved.get(each.array, 0) + each.bytes
+    rows = [
+        ("tiles", _tiles(program)),
+        ("groups", f"{multiplicity(program).number(sizes):,}, on {plan.machine.units} units"),
+        ("block", f"{_count(plan.warps, 'warp')}, {_count(plan.stages, 'stage')}"),
+        ("shared memory", _of(prediction.shared_bytes, limits.shared_per_block, "bytes a block")),
+        ("registers", _of(prediction.registers, limits.registers_per_thread, "a thread")),
+        ("moved", ", ".join(f"{name} {in_units(size, 'B')}" for name, size in moved.items())),
+    ]
+    if not counted.is_exact:
+        rows.append(("counts", "an upper bound: how far a loop goes depends on an argument"))
+    return tuple(rows)
+
+
+def _tiles(program: Program) -> str:
+    """Return the tiles by what is done with their axes: `group q 128, h 1; stream x 64`."""
+    by_role: dict[str, list[str]] = {}
+    for each in program.axes:
+        by_role.setdefault(each.role.value, []).append(f"{each.axis} {each.tile}")
+    return "; ".join(f"{role} {', '.join(tiles)}" for role, tiles in by_role.items())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _of(used: int, limit: int, what: str) -> str:
+    return f"{used:,} of {limit:,} {what}"
+
+
+__all__ = ["CostBar", "CostView", "cost_view", "draw_cost"]

@@ -1,0 +1,1 @@
+"""What a Program is printed as: pseudocode with its costs, and kernels."""

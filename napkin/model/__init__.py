@@ -1,0 +1,1 @@
+"""What a derivation costs: symbolic transfers, memory and operations (paper, section 5)."""

@@ -1,0 +1,117 @@
+"""What a relabelling costs, as values: transfers, memory, operations, in SymPy symbols.
+
+In: expressions that `costs` counts. Out: `Costs`, with sums per step, per group and whole. SymPy's
+expressions are `Any` to the type checker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sympy as sp
+
+from napkin.model.roles import Role
+
+Expression = Any
+_ZERO = sp.Integer(0)
+
+
+class Direction(StrEnum):
+    """Which way an array changes its level."""
+
+    LOAD = "load"
+    STORE = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Elements of one array that change level: in a step (0 if held), in a group, altogether."""
+
+    array: str
+    direction: Direction
+    step: Expression
+    group: Expression
+    whole: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Elements that lie on the lower level under one name."""
+
+    name: str
+    elements: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a group holds: `arrays` are inputs, outputs and their accumulators, held or streamed.
+
+    `temporaries` are tiles between two contractions (scores, hidden layers) and row statistics. A
+    pointwise result overwrites its operand.
+    """
+
+    arrays: tuple[Resident, ...]
+    temporaries: tuple[Resident, ...]
+
+    @property
+    def array_elements(self) -> Expression:
+        """The paper's M for attention: arrays alone."""
+        return sp.Add(*(each.elements for each in self.arrays))
+
+    @property
+    def elements(self) -> Expression:
+        """The paper's M for an MLP: arrays and temporaries."""
+        return self.array_elements + sp.Add(*(each.elements for each in self.temporaries))
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Operations by kind: FLOPs of contractions, exponentials, and other pointwise work."""
+
+    contraction: Expression = _ZERO
+    exponential: Expression = _ZERO
+    pointwise: Expression = _ZERO
+
+    def __add__(self, other: Operations) -> Operations:
+        return Operations(
+            self.contraction + other.contraction,
+            self.exponential + other.exponential,
+            self.pointwise + other.pointwise,
+        )
+
+    def times(self, count: Expression) -> Operations:
+        """Return the operations of so many repetitions."""
+        return Operations(
+            self.contraction * count, self.exponential * count, self.pointwise * count
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The costs of one relabelling. `step` takes one step of every pass; `group` all of a group."""
+
+    roles: tuple[tuple[str, Role], ...]
+    groups: Expression
+    steps: Expression
+    transfers: tuple[Transfer, ...]
+    memory: Memory
+    step: Operations
+    group: Operations
+    whole: Operations
+
+    @property
+    def transferred(self) -> Expression:
+        """H of the whole dispatch."""
+        return sp.expand(sp.Add(*(each.whole for each in self.transfers)))
+
+    @property
+    def transferred_by_group(self) -> Expression:
+        """H of one group."""
+        return sp.expand(sp.Add(*(each.group for each in self.transfers)))
+
+    @property
+    def transferred_by_step(self) -> Expression:
+        """H of one stream step of every pass."""
+        return sp.expand(sp.Add(*(each.step for each in self.transfers)))

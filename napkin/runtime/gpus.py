@@ -1,0 +1,53 @@
+"""Which machine description fits the GPU at hand.
+
+In: a torch device. Out: a `Machine` whose instructions and shared memory the GPU has, the very one
+where its name says so. Without a GPU, Hopper: the machine that kernels are made for ahead of time.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from napkin.language.errors import Diagnostic, NapkinError
+from napkin.machine import Machine, load_machine, machine_names
+
+_WITHOUT_GPU = "hopper"
+
+
+def machine_at_hand() -> Machine:
+    """Return the machine of the current GPU, or the default without one."""
+    if not torch.cuda.is_available():
+        return load_machine(_WITHOUT_GPU)
+    return machine_of(torch.device("cuda", torch.cuda.current_device()))
+
+
+def machine_of(device: torch.device) -> Machine:
+    """Return the machine of a GPU: by its name, else the newest whose kernels run on it."""
+    name = torch.cuda.get_device_name(device)
+    known = [load_machine(each) for each in machine_names()]
+    for machine in known:
+        if machine.name.upper() in name.upper() and runs_on(machine, device):
+            return machine
+    fitting = [machine for machine in known if runs_on(machine, device)]
+    if not fitting:
+        raise NapkinError(
+            [
+                Diagnostic(
+                    "N606",
+                    f"no machine file describes the GPU `{name}`",
+                    notes=(f"known machines: {', '.join(machine_names())}",),
+                    help="name one that is like it, or add a file to napkin/machine/",
+                )
+            ]
+        )
+    return max(fitting, key=lambda machine: machine.capability or 0)
+
+
+def runs_on(machine: Machine, device: torch.device) -> bool:
+    """Tell whether a GPU has a machine's instructions and its shared memory."""
+    if machine.capability is None:
+        return False
+    found = torch.cuda.get_device_properties(device)
+    shared = getattr(found, "shared_memory_per_block_optin", machine.limits.shared_per_block)
+    enough = shared >= machine.limits.shared_per_block
+    return 10 * found.major + found.minor >= machine.capability and enough

@@ -1,0 +1,268 @@
+"""A plan's kernel against the diagram's meaning: run both on the same random data and compare.
+
+In: a `Plan`. Out: `Verification`: for every output how far the kernel is from the float64
+reference, and whether that is within what its types explain. With a GPU that has the machine's
+instructions the kernel runs there; without one it runs in Triton's interpreter on the CPU, at
+lengths cut to a few tiles that no tile divides.
+
+The bound. A type of p bits rounds by u = 2^-p (bf16: 2^-8). A kernel may round the operands of its
+contractions and its output, and each such error is below u of the value it belongs to; 2 u of the
+output's norm covers both with room, since they are independent, and 2^-16 covers what fp32 sums
+lose over thousands of terms. A single element may be off by four times as much, measured against
+its own size, its row's and the whole array's, so that one wrong element among thousands is seen as
+well. A kernel that is wrong is off by far more.
+
+Deliberately absent: speed, and any tolerance to set.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+
+from napkin.diagram import Diagram, implied_sizes
+from napkin.language.errors import Diagnostic, NapkinError
+from napkin.runtime.data import (
+    TORCH_TYPES,
+    Value,
+    axis_lengths,
+    indexing_arguments,
+    random_arguments,
+)
+from napkin.runtime.interpreter import enable_interpreter
+from napkin.runtime.kernels import kernel_source, load_kernel
+from napkin.runtime.reference import torch_reference
+from napkin.schedule.plan import Plan
+from napkin.schedule.program import AxisRole, AxisTile, Dot, Program, walk
+
+_ROUNDINGS = 2  # of the output's norm, in units of u
+_SUMS = 2.0**-16  # what fp32 arithmetic may lose over a long sum
+_WORST = 4  # a single element against the whole array's bound
+_READ_BY_DATA = 8  # the interpreter's length of an axis that only data index, such as a page pool
+_SHARE = 0.4  # of a GPU's free memory that the reference may take
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """One output. `error` is ||out - ref|| / ||ref||; `worst` the farthest element, as said above.
+
+    `unlike` counts elements that are NaN or infinite in only one of the two, `compared` those that
+    are finite in both.
+    """
+
+    name: str
+    error: float
+    worst: float
+    bound: float
+    unlike: int
+    compared: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the output is as near as its types allow."""
+        near = self.error <= self.bound and self.worst <= _WORST * self.bound
+        return near and not self.unlike and self.compared > 0
+
+    def __str__(self) -> str:
+        text = f"{self.name}: relative error {self.error:.2e}, at most {self.bound:.2e} allowed"
+        text += f"; worst element {self.worst:.2e}, at most {_WORST * self.bound:.2e}"
+        if self.unlike:
+            text += f"; {self.unlike} elements are NaN or infinite in one and not in the other"
+        if not self.compared:
+            text += "; no element of the reference is finite"
+        return text + (": ok" if self.passed else ": WRONG")
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was run where, and how every output fared. `reduced` says why lengths differ."""
+
+    diagram: str
+    machine: str
+    device: str
+    dtype: str
+    sizes: tuple[tuple[str, int], ...]
+    reduced: str
+    checks: tuple[OutputCheck, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output is as near as its types allow."""
+        return all(each.passed for each in self.checks)
+
+    def __str__(self) -> str:
+        sizes = " ".join(f"{axis}={size}" for axis, size in self.sizes)
+        return "\n".join(
+            [
+                f"{self.diagram}: the kernel for {self.machine} in {self.dtype}, on {self.device}",
+                f"  sizes {sizes}{f' ({self.reduced})' if self.reduced else ''}",
+                *(f"  {each}" for each in self.checks),
+            ]
+        )
+
+
+def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0) -> Verification:
+    """Run the plan's kernel on random data against the float64 reference.
+
+    `sizes` are lengths to keep whatever the device. Without a GPU this must come before anything
+    imports triton, since its interpreter is switched on for the whole process.
+    """
+    started = time.perf_counter()
+    diagram = plan.derivation.diagram
+    device = _device(plan)
+    given = dict(sizes or {})
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        lengths, reduced = _within_memory(plan, given, device)
+    else:
+        _refuse_small_floats(plan.program)
+        enable_interpreter()
+        name = "the CPU (Triton's interpreter)"
+        lengths, reduced = _few_tiles(plan, given)
+    arguments = random_arguments(diagram, lengths, dtype=plan.dtype, device=device, seed=seed)
+    # The kernel goes first: what it leaves unwritten can't then hold the reference's memory.
+    results = run(plan, arguments)
+    wanted = torch_reference(diagram, arguments)
+    checks = tuple(
+        _compare(output.name, result, reference, bound(plan.program, output.dtype))
+        for output, result, reference in zip(plan.program.outputs, results, wanted, strict=True)
+    )
+    seconds = time.perf_counter() - started
+    shown = tuple((axis, lengths[axis]) for axis in diagram.axes)
+    return Verification(
+        diagram.name, plan.machine.name, name, plan.dtype, shown, reduced, checks, seconds
+    )
+
+
+def run(plan: Plan, arguments: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
+    """Return what the plan's kernel gives for arguments by name."""
+    diagram = plan.derivation.diagram
+    entry = load_kernel(kernel_source(plan), diagram)
+    with np.errstate(all="ignore"):  # the interpreter computes on NumPy, both sides of a `where`
+        results = entry(*(arguments[each.name] for each in diagram.arguments))
+    return results if isinstance(results, tuple) else (results,)
+
+
+def bound(program: Program, output_type: str) -> float:
+    """Return the relative error that rounding explains; 0 for integers and truth values."""
+    if not TORCH_TYPES[output_type].is_floating_point:
+        return 0.0
+    rounded = [op.operand_type for op in walk(program.operations) if isinstance(op, Dot)]
+    floats = [TORCH_TYPES[each] for each in (output_type, *rounded)]
+    unit = max(torch.finfo(each).eps / 2 for each in floats if each.is_floating_point)
+    return _ROUNDINGS * unit + _SUMS
+
+
+def _device(plan: Plan) -> torch.device:
+    """Return the GPU at hand if it has the plan's instructions, else the CPU."""
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        if 10 * major + minor >= (plan.machine.capability or 0):
+            return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _refuse_small_floats(program: Program) -> None:
+    """Refuse what Triton's interpreter does not have."""
+    for each in (*program.arrays, *program.outputs):
+        if each.dtype.startswith("fp8"):
+            message = f"`{each.name}` is of {each.dtype}, which Triton's interpreter does not have"
+            help_line = "verify on a GPU, or with --dtype bf16"
+            raise NapkinError([Diagnostic("N611", message, help=help_line)])
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+def _compare(
+    name: str, result: torch.Tensor, reference: torch.Tensor, allowed: float
+) -> OutputCheck:
+    out, ref = result.to(torch.float64), reference.to(torch.float64)
+    finite = out.isfinite() & ref.isfinite()
+    alike = finite | (out == ref) | (out.isnan() & ref.isnan())
+    unlike = int((~alike).sum())
+    difference = torch.where(finite, out - ref, 0.0)
+    size = torch.where(finite, ref, 0.0)
+    norm = float(size.norm())
+    error = float(difference.norm()) / (norm or 1.0)
+    return OutputCheck(name, error, _worst(difference, size), allowed, unlike, int(finite.sum()))
+
+
+def _worst(difference: torch.Tensor, size: torch.Tensor) -> float:
+    """Return the largest difference relative to its element, its row and the array."""
+    if not difference.numel():
+        return 0.0
+    squares = size.square()
+    row = squares.mean(dim=-1, keepdim=True).sqrt() if size.ndim else 0.0
+    scale = size.abs() + row + squares.mean().sqrt()
+    return float((difference.abs() / torch.where(scale == 0, 1.0, scale)).max())
+
+
+# --- lengths --------------------------------------------------------------------------------------
+
+
+def _few_tiles(plan: Plan, given: Mapping[str, int]) -> tuple[dict[str, int], str]:
+    """Return lengths of a few tiles, none of which a tile divides, for the interpreter."""
+    diagram = plan.derivation.diagram
+    before = dict(plan.sizes)
+    wanted = {each.axis: _few(each, before) for each in plan.program.axes}
+    for _, axis in indexing_arguments(diagram):
+        if axis not in wanted:
+            wanted[axis] = min(before[axis], _READ_BY_DATA)
+    untouched = {
+        axis: size
+        for axis, size in before.items()
+        if axis not in wanted and axis not in _implying(diagram)
+    }
+    lengths = axis_lengths(diagram, untouched | wanted | dict(given))
+    changed = any(lengths[axis] != before[axis] for axis in lengths if axis not in given)
+    return lengths, "cut to a few tiles for the interpreter" if changed else ""
+
+
+def _few(tile: AxisTile, before: Mapping[str, int]) -> int:
+    if tile.size is not None:
+        return tile.size
+    if tile.role is AxisRole.STREAM:
+        return 2 * tile.tile + tile.tile // 2
+    if tile.dim is None:
+        return min(before[tile.axis], 2)
+    return tile.tile + tile.tile // 2
+
+
+def _implying(diagram: Diagram) -> set[str]:
+    """Return the axes whose length gives another's: they follow what is wished of the other."""
+    return {read for read, _ in implied_sizes(diagram).values()}
+
+
+def _within_memory(
+    plan: Plan, given: Mapping[str, int], device: torch.device
+) -> tuple[dict[str, int], str]:
+    """Return the plan's lengths, halved where the reference would not fit on the GPU."""
+    diagram = plan.derivation.diagram
+    lengths = axis_lengths(diagram, dict(plan.sizes) | dict(given))
+    free, _ = torch.cuda.mem_get_info(device)
+    reduced = False
+    for axis in _reducible(plan, given):
+        while lengths[axis] > 1 and _reference_bytes(diagram, lengths) > _SHARE * free:
+            lengths[axis] = (lengths[axis] + 1) // 2
+            reduced = True
+    return lengths, "cut so that the float64 reference fits in memory" if reduced else ""
+
+
+def _reducible(plan: Plan, given: Mapping[str, int]) -> Sequence[str]:
+    """Return the axes that may be shortened, those without a tile first, the stream last."""
+    implied = implied_sizes(plan.derivation.diagram)
+    kept = {*given, *implied, *_implying(plan.derivation.diagram)}
+    free = [each for each in plan.program.axes if each.size is None and each.axis not in kept]
+    order = sorted(free, key=lambda each: (each.role is AxisRole.STREAM, each.dim is not None))
+    return [each.axis for each in order]
+
+
+def _reference_bytes(diagram: Diagram, lengths: Mapping[str, int]) -> int:
+    return 8 * sum(prod(lengths[axis] for axis in box.axes) for box in diagram.boxes)

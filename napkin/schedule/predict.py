@@ -1,0 +1,233 @@
+"""What a Program is expected to need and take: shared memory, registers, seconds.
+
+In: a `Program`, a machine, axis lengths, warps. Out: a `Prediction`. It counts the Program that will be
+printed and nothing else. It is only as fine as choosing tiles needs; the full performance model will take
+its place behind `predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+from napkin.machine import Machine
+from napkin.operators import POINTWISE, Pipeline
+from napkin.schedule.layout import TYPE_BYTES
+from napkin.schedule.program import (
+    AxisRole,
+    Compute,
+    Dot,
+    Fill,
+    Fold,
+    Load,
+    Loop,
+    Operation,
+    Program,
+    Region,
+    tiles_of,
+    walk,
+)
+
+# Read off one sweep of tiles, warps and stages of full attention at head sizes 64, 128 and 256 on an H200
+# (benchmarks/results/2026-11-22-tiles.md): 18 kernels, root mean square error 5 %.
+_TENSOR_REACHED = 0.8  # of the tensor core's rate by a plain loop of 128 rows or more
+_TENSOR_REACHED_64 = 0.68  # of 64 rows
+_NARROW_REACHED = 0.8  # of that, where columns or depth are under 64
+_EXPOSED = (
+    0.8,
+    0.5,
+    0.3,
+)  # of vector work not hidden, by blocks that share a unit: 1, 2, 3 or more
+_WAIT, _DEEP_WAIT = 200, 140  # clocks that a contraction waits for its operands, at 2 and 3 stages
+_START = 1500  # clocks of a block outside its loops
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a plan is expected to need a block (bytes, registers a thread) and take (seconds)."""
+
+    shared_bytes: int
+    registers: int
+    seconds: float
+    bound_by: str
+
+
+def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps: int) -> Prediction:
+    """Return the shared memory, registers and time that a Program is expected to need."""
+    shared = shared_bytes(program, wgmma=machine.has("wgmma"))
+    registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
+    seconds, bound_by = _time(program, machine, sizes, warps, shared, registers)
+    return Prediction(shared, registers, seconds, bound_by)
+
+
+def shared_bytes(program: Program, *, wgmma: bool) -> int:
+    """Return the shared memory of a block: the rings, and on Hopper the operands that stay."""
+    total = sum(buffer.tile_bytes * buffer.stages for buffer in program.buffers)
+    for each in program.operations:
+        if isinstance(each, Load) and each.tile.level == "shared" and wgmma:
+            total += _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
+    return total
+
+
+def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
+    """Return the registers of a thread: states, the widest moment of a body, and addressing.
+
+    The bases were read from ptxas over the shipped examples (tests/test_runtime_inspect.py).
+    """
+    loops = [op for op in program.operations if isinstance(op, Loop)]
+    hot = [op for op in loops if op.region is Region.FULL] or loops
+    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
+    rows = min((_elements(program, op.tile.dims[:1]) for op in dots), default=64)
+    columns = max((_elements(program, op.tile.dims[1:]) for op in dots), default=0)
+    from_shared = wgmma and rows >= 64
+    held = _held_words(program, from_shared=from_shared)
+    widest = max((_body_words(program, op) for op in hot), default=_straight_words(program))
+    vectors = max((_column_words(program, op) for op in hot), default=0)
+    # mma.sync takes its right operand from registers as well: 16 rows of it at a time.
+    base = 28 if from_shared else 40 + columns // 4
+    return int((held + widest) / (32 * warps)) + vectors + base
+
+
+def _held_words(program: Program, *, from_shared: bool) -> float:
+    """Return the words that live through the loops: states, and operands that stay in registers."""
+    words = 0.0
+    for op in program.operations:
+        if isinstance(op, Fill):
+            words += _elements(program, op.tile.dims)
+        if isinstance(op, Load) and op.tile.level == "shared" and not from_shared:
+            words += _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage] / 4
+    return words
+
+
+def _body_words(program: Program, loop: Loop) -> float:
+    """Return the words at a body's widest moment.
+
+    Contractions' results with their rounded copies, the widest computed operand, and 64-bit addresses of
+    elements read at computed positions.
+    """
+    words = 0.0
+    results = {op.tile.dims for op in loop.body if isinstance(op, Dot)}
+    for op in loop.body:
+        if isinstance(op, Dot) and op.accumulator is None:
+            words += 1.5 * _elements(program, op.tile.dims)
+        elif isinstance(op, Loop):
+            words += _body_words(program, op)
+        elif isinstance(op, Load) and any(op.gathered) and op.tile.dims in results:
+            words += 2.0 * _elements(program, op.tile.dims)
+    others = [
+        _elements(program, op.tile.dims)
+        for op in loop.body
+        if isinstance(op, Compute) and len(op.tile.dims) > 1 and op.tile.dims not in results
+    ]
+    if results:
+        return words + 1.5 * max(others, default=0)
+    return words + 2.0 * max(others, default=0)
+
+
+def _column_words(program: Program, loop: Loop) -> int:
+    """Return the registers of vectors along a result's columns: every thread of a row holds a quarter."""
+    if not any(isinstance(op, Dot) for op in loop.body):
+        return 0
+    made = [
+        op.tile for op in loop.body if isinstance(op, (Compute, Load)) and len(op.tile.dims) == 1
+    ]
+    wide = {tile.dims for tile in made} & {(loop.axis,)}
+    kinds = {tile.kind for tile in made if tile.dims in wide}
+    return len(kinds) * program.axis(loop.axis).tile // 4
+
+
+def _straight_words(program: Program) -> float:
+    largest = [_elements(program, tile.dims) for tile in tiles_of(program.operations)]
+    return 3.0 * max(largest, default=0)
+
+
+def _elements(program: Program, dims: Sequence[str]) -> int:
+    return prod(program.dim(dim).extent for dim in dims)
+
+
+def _time(
+    program: Program,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    warps: int,
+    shared: int,
+    registers: int,
+) -> tuple[float, str]:
+    """Return predicted seconds and what binds: work on the units' pipelines, L2 or DRAM traffic."""
+    groups = prod(
+        ceil(sizes[tile.axis] / tile.tile) for tile in program.axes if tile.role is AxisRole.GROUP
+    )
+    tensor, vector, moved, contracted = 0.0, 0.0, 0.0, 0.0
+    for op, steps in _weigh(program, program.operations, sizes, 1.0):
+        clocks = _clocks(program, op, machine)
+        tensor += steps * clocks.get(Pipeline.TENSOR, 0.0)
+        vector += steps * (clocks.get(Pipeline.SFU, 0.0) + clocks.get(Pipeline.FP32, 0.0))
+        if isinstance(op, Load):
+            moved += steps * _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
+        if isinstance(op, Dot):
+            contracted += steps
+    blocks = _blocks_per_unit(machine, warps, shared, registers)
+    deep = max((buffer.stages for buffer in program.buffers), default=1) > 2
+    latency = (_DEEP_WAIT if deep else _WAIT) * contracted + _START
+    hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
+    per_group = max(tensor + hidden * vector, vector) + latency / blocks
+    waves = groups / machine.units
+    waves = ceil(waves) if waves < 4 else waves
+    unique = sum(
+        prod(sizes[axis] for axis in array.axes) * TYPE_BYTES[array.dtype]
+        for array in (*program.arrays, *program.outputs)
+    )
+    times = {
+        "tensor and vector work": waves * per_group / machine.clock,
+        "L2": groups * moved / machine.bandwidth("l2"),
+        "DRAM": unique / machine.bandwidth("dram"),
+    }
+    bound = max(times, key=lambda name: times[name])
+    return times[bound], bound
+
+
+def _blocks_per_unit(machine: Machine, warps: int, shared: int, registers: int) -> int:
+    limits = machine.limits
+    by_shared = limits.shared_per_block // max(shared + limits.shared_reserved_per_block, 1)
+    by_registers = limits.registers_per_unit // (32 * warps * max(registers, 32))
+    return max(1, min(by_shared, by_registers, 8))
+
+
+def _weigh(
+    program: Program, operations: Sequence[Operation], sizes: Mapping[str, int], steps: float
+) -> Iterable[tuple[Operation, float]]:
+    loops = [op for op in operations if isinstance(op, Loop)]
+    for op in operations:
+        if isinstance(op, Loop):
+            full = any(other.axis == op.axis and other.region != op.region for other in loops)
+            if full and op.region is Region.PARTIAL:
+                continue
+            inner = steps * ceil(sizes[op.axis] / op.step)
+            yield from _weigh(program, op.body, sizes, inner)
+        else:
+            yield op, steps
+
+
+def _clocks(program: Program, op: Operation, machine: Machine) -> dict[Pipeline, float]:
+    """Return the clocks of one execution on each pipeline of a unit."""
+    if isinstance(op, Dot):
+        rows = _elements(program, op.tile.dims[:1])
+        columns = _elements(program, op.tile.dims[1:])
+        depth = _elements(program, (op.over,))
+        kind = op.operand_type if machine.has_rate(Pipeline.TENSOR, op.operand_type) else "tf32"
+        rate = machine.rate(Pipeline.TENSOR, kind)
+        reached = _TENSOR_REACHED if rows >= 128 else _TENSOR_REACHED_64 * min(1.0, rows / 64)
+        reached *= 1.0 if min(columns, depth) >= 64 else _NARROW_REACHED
+        return {Pipeline.TENSOR: 2 * rows * columns * depth / rate / reached}
+    if isinstance(op, Compute):
+        row = POINTWISE[op.operator]
+        count = _elements(program, op.tile.dims)
+        return {
+            Pipeline.FP32: row.fp32 * count / machine.rate(Pipeline.FP32, "fp32"),
+            Pipeline.SFU: row.sfu * count / machine.rate(Pipeline.SFU, "fp32"),
+        }
+    if isinstance(op, Fold):
+        count = _elements(program, (*op.tile.dims, *op.over))
+        return {Pipeline.FP32: count / machine.rate(Pipeline.FP32, "fp32")}
+    return {}

@@ -1,0 +1,241 @@
+"""How often every operation of a Program runs: by formula, and by number for given lengths.
+
+In: a `Program`, axis lengths, scalars. Out: for every operation the loops around it, with the
+formula of its multiplicity (groups times steps) and the steps that each kind of group takes. Bounds
+are numbers, or uniform computations over lengths, scalars and the group's own position (a causal
+mask's last key); groups that differ only in axes that no bound reads are of one kind, and all kinds
+are evaluated at once.
+
+A bound that is read from data can't be known here: the loop then counts as if it walked the whole
+axis, and `Trip.is_exact` says so. The executor counts what is really walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from napkin.operators import POINTWISE
+from napkin.schedule.liveness import reads, writes
+from napkin.schedule.program import (
+    Compute,
+    EdgePosition,
+    Fill,
+    Length,
+    Literal,
+    Loop,
+    Operand,
+    Operation,
+    Positions,
+    Program,
+    Region,
+    Store,
+    walk,
+)
+
+Numbers = npt.NDArray[np.int64]
+Scalar = float | int
+
+
+# --- the formula ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """The tiles of one axis: its length by its tile."""
+
+    axis: str
+    tile: int
+
+    def __str__(self) -> str:
+        return self.axis if self.tile == 1 else f"{self.axis}/{self.tile}"
+
+
+@dataclass(frozen=True, slots=True)
+class Multiplicity:
+    """Groups times steps."""
+
+    factors: tuple[Factor, ...]
+
+    def __str__(self) -> str:
+        return " ".join(str(each) for each in self.factors) or "1"
+
+    def number(self, sizes: Mapping[str, int]) -> int:
+        """Return the product for given lengths, every loop taken to walk its whole axis."""
+        return prod(-(-sizes[each.axis] // each.tile) for each in self.factors)
+
+
+def multiplicity(program: Program, loops: Sequence[Loop] = ()) -> Multiplicity:
+    """Return how often an operation in these loops runs: slowest grid axis first, then loops."""
+    groups = [Factor(axis, program.axis(axis).tile) for axis in reversed(program.grid)]
+    steps = [Factor(each.axis, each.step) for each in loops]
+    return Multiplicity((*groups, *steps))
+
+
+def with_loops(
+    operations: Sequence[Operation], around: tuple[Loop, ...] = ()
+) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:
+    """Yield every operation but loops, with the loops around it, outermost first."""
+    for each in operations:
+        if isinstance(each, Loop):
+            yield from with_loops(each.body, (*around, each))
+        else:
+            yield each, around
+
+
+def remainders(program: Program) -> frozenset[int]:
+    """Return the loops (by identity) that walk what another loop of their pass leaves of an axis."""
+    found: set[int] = set()
+    for loops in _passes(program.operations):
+        full = {each.axis for each in loops if each.region is Region.FULL}
+        partial = [each for each in loops if each.region is Region.PARTIAL]
+        found |= {id(each) for each in partial if each.axis in full}
+    return frozenset(found)
+
+
+def _passes(operations: Sequence[Operation]) -> list[list[Loop]]:
+    """Part the outer loops by pass: one that folds opens by filling its states, one that stores is alone."""
+    passes: list[list[Loop]] = [[]]
+    for each in operations:
+        if isinstance(each, Fill) and passes[-1]:
+            passes.append([])
+        elif isinstance(each, Loop):
+            if any(isinstance(inner, Store) for inner in each.body):
+                passes.append([])
+            passes[-1].append(each)
+    return passes
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A loop's walk in every kind of group: first position and steps, one entry a kind."""
+
+    axis: str
+    start: Numbers
+    steps: Numbers
+    is_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The kinds of groups: positions of the axes that bounds read, and the groups of every kind."""
+
+    starts: tuple[tuple[str, Numbers], ...]
+    count: int
+    groups_each: int
+
+
+def kinds_of_groups(program: Program, sizes: Mapping[str, int]) -> Kinds:
+    """Return the kinds of groups that a program's loop bounds tell apart."""
+    read = [axis for axis in program.grid if axis in _axes_in_bounds(program)]
+    tiles = {axis: tile_count(program, axis, sizes) for axis in program.grid}
+    kinds = prod(tiles[axis] for axis in read)
+    places = np.indices([tiles[axis] for axis in read]).reshape(len(read), kinds)
+    starts = tuple(
+        (axis, place * program.axis(axis).tile) for axis, place in zip(read, places, strict=True)
+    )
+    rest = prod(tiles[axis] for axis in program.grid if axis not in read)
+    return Kinds(starts, kinds, rest)
+
+
+def trips(
+    program: Program,
+    sizes: Mapping[str, int],
+    scalars: Mapping[str, Scalar],
+    kinds: Kinds,
+) -> dict[int, Trip]:
+    """Return every loop's trip, by its place among the program's loops in reading order."""
+    known: dict[str, Numbers] = {
+        name: np.full(kinds.count, value) for name, value in scalars.items()
+    }
+    starts = dict(kinds.starts)
+    found: dict[int, Trip] = {}
+    for each in program.operations:
+        # Bounds are made outside the loops: a body's names are its own.
+        _learn(program, each, known, starts, sizes)
+        for loop in walk((each,)):
+            if isinstance(loop, Loop):
+                found[len(found)] = _trip(loop, known, sizes, kinds.count)
+    return found
+
+
+def loop_places(operations: Sequence[Operation]) -> dict[int, int]:
+    """Return the place of every loop in reading order, by identity: equal loops are still apart."""
+    loops = [each for each in walk(tuple(operations)) if isinstance(each, Loop)]
+    return {id(each): place for place, each in enumerate(loops)}
+
+
+def tile_count(program: Program, axis: str, sizes: Mapping[str, int]) -> int:
+    """Return the tiles that cover an axis."""
+    return -(-sizes[axis] // program.axis(axis).tile)
+
+
+def last_position(start: Numbers | int, tile: int, size: int) -> Numbers | int:
+    """Return the last index of an axis in a tile, past no end."""
+    return np.minimum(start + tile, size) - 1
+
+
+def _axes_in_bounds(program: Program) -> set[str]:
+    """Return the axes whose position some loop's bound depends on."""
+    operations = list(walk(program.operations))
+    needed = {name for each in operations if isinstance(each, Loop) for name in reads(each)}
+    axes: set[str] = set()
+    for each in reversed(operations):
+        if writes(each) not in needed:
+            continue
+        needed |= set(reads(each))
+        if isinstance(each, EdgePosition | Positions):
+            axes.add(each.axis)
+    return axes
+
+
+def _learn(
+    program: Program,
+    operation: Operation,
+    known: dict[str, Numbers],
+    starts: Mapping[str, Numbers],
+    sizes: Mapping[str, int],
+) -> None:
+    """Evaluate an operation that is uniform in a group, if what it reads is known."""
+    match operation:
+        case EdgePosition() if operation.axis in starts:
+            start, tile = starts[operation.axis], program.axis(operation.axis).tile
+            last = np.asarray(last_position(start, tile, sizes[operation.axis]))
+            known[operation.tile.name] = start if operation.end == "first" else last
+        case Positions() if operation.axis in starts and not operation.tile.dims:
+            known[operation.tile.name] = starts[operation.axis]
+        case Compute() if not operation.tile.dims:
+            operands = [_number(each, known, sizes) for each in operation.operands]
+            values = [each for each in operands if each is not None]
+            if len(values) == len(operands):
+                function = POINTWISE[operation.operator].numpy
+                known[operation.tile.name] = np.asarray(function(*values))
+        case _:
+            pass
+
+
+def _number(
+    operand: Operand, known: Mapping[str, Numbers], sizes: Mapping[str, int]
+) -> Numbers | None:
+    if isinstance(operand, Length):
+        return np.asarray(sizes[operand.axis])
+    return np.asarray(operand.value) if isinstance(operand, Literal) else known.get(operand)
+
+
+def _trip(loop: Loop, known: Mapping[str, Numbers], sizes: Mapping[str, int], count: int) -> Trip:
+    start, stop = (_number(each, known, sizes) for each in (loop.start, loop.stop))
+    is_exact = True
+    if start is None or stop is None:
+        # The partial region is taken to walk everything, the full one nothing.
+        is_exact, start = False, np.asarray(0)
+        stop = np.asarray(sizes[loop.axis] if loop.region is Region.PARTIAL else 0)
+    steps = np.maximum(-(-(stop - start) // loop.step), 0)
+    shape = (count,)
+    return Trip(loop.axis, np.broadcast_to(start, shape), np.broadcast_to(steps, shape), is_exact)

@@ -1,0 +1,314 @@
+"""The command line: products on stdout, diagnostics on stderr, statuses 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from napkin.cli import main
+
+ROOT = Path(__file__).parent.parent
+ATTENTION = str(ROOT / "examples" / "attention.napkin")
+VERBS = [
+    "check",
+    "derive",
+    "pseudo",
+    "cost",
+    "plan",
+    "draw",
+    "report",
+    "compile",
+    "verify",
+    "bench",
+    "explain",
+]
+Capture = pytest.CaptureFixture[str]
+
+
+def status_of(*arguments: str) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-m", "napkin.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+# --- usage ----------------------------------------------------------------------------------------
+
+
+def test_help_opens_with_an_example_and_lists_every_command(capsys: Capture) -> None:
+    assert status_of("--help") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("napkin compile examples/attention.napkin --machine hopper -o out\n")
+    for verb in VERBS:
+        assert f"\n    {verb} " in shown
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_has_help(verb: str, capsys: Capture) -> None:
+    assert status_of(verb, "--help") == 0
+    assert f"usage: napkin {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("chekc", ATTENTION),
+        ("cost",),
+        ("plan", ATTENTION),
+        ("compile", ATTENTION, "--machine", "hopper"),
+        ("cost", ATTENTION, "--sizes", "q"),
+        ("cost", ATTENTION, "--sizes", "q=-1"),
+        ("cost", ATTENTION, "--sizes", "q=1,q=2"),
+        ("cost", ATTENTION, "--dtype", "float"),
+        ("bench", ATTENTION, "--vs", "fa9"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2(arguments: tuple[str, ...], capsys: Capture) -> None:
+    assert status_of(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "usage:" in captured.err
+
+
+def test_help_needs_nothing_heavy() -> None:
+    started = time.perf_counter()
+    done = run("--help")
+    assert done.returncode == 0
+    assert time.perf_counter() - started < 3  # 0.1 s on an idle machine
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    assert status_of("--version") == 0
+    assert capsys.readouterr().out.startswith("napkin 0.")
+
+
+# --- commands that print --------------------------------------------------------------------------
+
+
+def test_check_says_that_a_file_is_sound(capsys: Capture) -> None:
+    assert status_of("check", ATTENTION) == 0
+    assert "attention is sound" in capsys.readouterr().out
+
+
+def test_check_warns_of_an_exponential_that_may_overflow(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "f.napkin"
+    path.write_text("diagram f(S[q x]) -> O[q]\n    O[q] = sum[x](exp(S))\n", encoding="utf-8")
+    assert status_of("check", str(path)) == 0
+    assert "warning[N301]" in capsys.readouterr().err
+
+
+def test_derive_shows_the_state(capsys: Capture) -> None:
+    assert status_of("derive", ATTENTION) == 0
+    assert capsys.readouterr().out.startswith("attention: one pass over `x`")
+
+
+def test_pseudo_and_plan_print(capsys: Capture) -> None:
+    assert status_of("pseudo", ATTENTION, "--machine", "a100") == 0
+    assert capsys.readouterr().out
+    assert status_of("plan", ATTENTION, "--machine", "a100") == 0
+    assert "on a100" in capsys.readouterr().out
+
+
+def test_the_block_that_plan_prints_fixes_the_same_plan(tmp_path: Path, capsys: Capture) -> None:
+    assert status_of("plan", ATTENTION, "--machine", "hopper") == 0
+    first = capsys.readouterr().out
+    block = first[first.index("\non ") :]
+    path = tmp_path / "fixed.napkin"
+    path.write_text(Path(ATTENTION).read_text(encoding="utf-8") + block, encoding="utf-8")
+    assert status_of("plan", str(path), "--machine", "hopper") == 0
+    assert capsys.readouterr().out == first
+
+
+def test_cost_prints_formulas_and_a_table(capsys: Capture) -> None:
+    assert status_of("cost", ATTENTION) == 0
+    shown = capsys.readouterr().out
+    assert "H = " in shown
+    assert "M = " in shown
+    assert "predicted" in shown
+
+
+def test_cost_as_json_has_these_fields(capsys: Capture) -> None:
+    sizes = "b=1,q=512,x=512"
+    assert status_of("cost", ATTENTION, "--machine", "a100", "--sizes", sizes, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == [
+        "diagram",
+        "machine",
+        "sizes",
+        "dtype",
+        "flops",
+        "pipelines",
+        "levels",
+        "bound_by",
+        "predicted_seconds",
+        "plan",
+    ]
+    assert found["diagram"] == "attention"
+    assert found["machine"] == "a100"
+    assert found["sizes"]["q"] == 512
+    assert found["flops"] == 2 * 16 * 512 * 512 * 256
+    for level in found["levels"].values():
+        fields = ["transfer_bytes", "transfer_elements", "memory_bytes", "formula"]
+        assert list(level) == fields
+
+
+def test_explain_prints_a_section(capsys: Capture) -> None:
+    assert status_of("explain", "N203") == 0
+    assert capsys.readouterr().out.startswith("## N203: ")
+
+
+def test_one_of_several_diagrams_is_chosen_by_name(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "two.napkin"
+    text = (
+        "diagram one(A[x]) -> B[x]\n    B[x] = A\n\ndiagram two(A[x]) -> B[x]\n    B[x] = 2 * A\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    assert status_of("check", str(path)) == 0
+    assert capsys.readouterr().out.count("is sound") == 2
+    assert status_of("derive", str(path)) == 0
+    assert capsys.readouterr().out.startswith("two: ")
+    assert status_of("check", str(path), "--diagram", "one") == 0
+    assert capsys.readouterr().out == f"{path}: one is sound\n"
+    assert status_of("check", str(path), "--diagram", "three") == 1
+    assert "error[N612]" in capsys.readouterr().err
+
+
+# --- commands that write --------------------------------------------------------------------------
+
+
+def test_draw_and_report_write_svg(tmp_path: Path, capsys: Capture) -> None:
+    for verb, options in (("draw", ()), ("report", ("--machine", "hopper"))):
+        path = tmp_path / f"{verb}.svg"
+        assert status_of(verb, ATTENTION, *options, "-o", str(path)) == 0
+        assert path.read_text(encoding="utf-8").startswith("<svg ")
+    assert status_of("draw", ATTENTION) == 0
+    assert capsys.readouterr().out.startswith("<svg ")
+
+
+def test_compile_writes_five_files_and_says_so(tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "deep" / "out"
+    assert status_of("compile", ATTENTION, "--machine", "hopper", "-o", str(folder)) == 0
+    *paths, headline = capsys.readouterr().out.splitlines()
+    endings = (".py", ".pseudo.txt", ".svg", ".cost.svg", ".cost.json")
+    assert paths == [str(folder / f"attention{ending}") for ending in endings]
+    assert sorted(each.name for each in folder.iterdir()) == sorted(Path(p).name for p in paths)
+    assert headline.startswith("attention for h100 in bf16: H = ")
+    compile((folder / "attention.py").read_text(encoding="utf-8"), "attention.py", "exec")
+    assert json.loads((folder / "attention.cost.json").read_text(encoding="utf-8"))
+
+
+def test_compile_twice_writes_the_same(tmp_path: Path) -> None:
+    texts = []
+    for seed in ("0", "1"):
+        done = run(
+            "compile", ATTENTION, "--machine", "a100", "-o", str(tmp_path), PYTHONHASHSEED=seed
+        )
+        assert done.returncode == 0, done.stderr
+        files = sorted(tmp_path.iterdir())
+        texts.append([each.read_text(encoding="utf-8") for each in files])
+    assert texts[0] == texts[1]
+
+
+def test_compile_follows_no_link_out_of_its_folder(tmp_path: Path, capsys: Capture) -> None:
+    outside = tmp_path / "outside.py"
+    outside.write_text("mine", encoding="utf-8")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "attention.py").symlink_to(outside)
+    assert status_of("compile", ATTENTION, "--machine", "hopper", "-o", str(folder)) == 1
+    assert "error[N605]" in capsys.readouterr().err
+    assert outside.read_text(encoding="utf-8") == "mine"
+
+
+def test_without_graphviz_the_kernel_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert status_of("compile", ATTENTION, "--machine", "hopper", "-o", str(tmp_path)) == 0
+    assert "warning[N610]" in capsys.readouterr().err
+    assert (tmp_path / "attention.py").is_file()
+    assert not (tmp_path / "attention.svg").exists()
+
+
+@pytest.mark.parametrize("verb", ["draw", "compile"])
+def test_what_cannot_be_written_is_an_error(verb: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    options = ["--machine", "hopper"] if verb == "compile" else []
+    assert status_of(verb, ATTENTION, *options, "-o", str(tmp_path / "file" / "x.svg")) == 1
+    assert "error[N605]: cannot write" in capsys.readouterr().err
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_a_mistake_in_the_file_is_status_1_and_on_stderr(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "wrong.napkin"
+    path.write_text("diagram f(A[x]) -> B[x]\n    B[x] = sum[y](A)\n", encoding="utf-8")
+    assert status_of("check", str(path)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error[N" in captured.err
+    assert "\x1b[" not in captured.err  # no terminal, no colour
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("check", "nowhere.napkin"), "N604"),
+        (("plan", ATTENTION, "--machine", "hoper"), "N401"),
+        (("cost", ATTENTION, "--sizes", "z=1"), "N403"),
+        (("cost", ATTENTION, "--sizes", "q=0"), "N403"),
+        (("explain", "N999"), "N117"),
+        (("verify", ATTENTION, "--grad"), "N609"),
+    ],
+)
+def test_every_mistake_has_a_code(arguments: tuple[str, ...], code: str, capsys: Capture) -> None:
+    assert status_of(*arguments) == 1
+    assert f"error[{code}]" in capsys.readouterr().err
+
+
+def test_a_benchmark_without_a_gpu_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert status_of("bench", ATTENTION) == 1
+    assert "error[N608]: a benchmark needs a GPU" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("napkin.api.load", interrupt)
+    assert status_of("derive", ATTENTION) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_goes_away_is_no_noise() -> None:
+    command = f"{sys.executable} -m napkin.cli derive {ATTENTION} | true"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_verify_runs_the_kernel_without_a_gpu(tmp_path: Path) -> None:
+    done = run("verify", ATTENTION, "--machine", "hopper", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "O: relative error" in done.stdout
+    assert ": ok" in done.stdout

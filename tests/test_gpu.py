@@ -1,0 +1,59 @@
+"""Kernels on a GPU: every example in both 16-bit types against float64, at its own sizes.
+
+A reference of the whole size may not fit; `verify` then shortens the batch. Long axes stay long enough for
+several tiles, and odd lengths are tried as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from napkin.api import load
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.napkin"))
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_kernel_is_right_at_its_own_sizes(path: Path, dtype: str) -> None:
+    from napkin.runtime.gpus import machine_at_hand
+    from napkin.runtime.verify import verify
+
+    found = verify(load(path).plan(machine_at_hand().name, dtype=dtype))
+    assert found.passed, str(found)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_kernel_is_right_at_lengths_that_no_tile_divides(path: Path) -> None:
+    from napkin.runtime.gpus import machine_at_hand
+    from napkin.runtime.verify import _few_tiles, verify
+
+    plan = load(path).plan(machine_at_hand().name)
+    found = verify(plan, sizes=_few_tiles(plan, {})[0])
+    assert found.passed, str(found)
+
+
+@pytest.mark.parametrize("name", ["attention", "causal", "window"])
+@pytest.mark.parametrize(
+    ("key", "value"), [(16, 16), (32, 32), (32, 64), (64, 32), (80, 80), (96, 96), (192, 128)]
+)
+def test_head_sizes_of_every_width_are_right(name: str, key: int, value: int) -> None:
+    from napkin.runtime.gpus import machine_at_hand
+    from napkin.runtime.verify import verify
+
+    sizes = {"b": 2, "h": 3, "q": 333, "x": 333, "d": key, "v": value}
+    plan = load(EXAMPLES[0].with_stem(name)).plan(machine_at_hand().name, sizes=sizes)
+    found = verify(plan, sizes=sizes)
+    assert found.passed, str(found)
+
+
+def test_a_plan_for_ampere_runs_on_a_newer_gpu() -> None:
+    from napkin.runtime.verify import verify
+
+    for name in ("attention", "causal", "gqa", "mlp"):
+        found = verify(load(EXAMPLES[0].with_stem(name)).plan("ampere"))
+        assert found.passed, str(found)

@@ -189,7 +189,8 @@ class _Lowering:
             if condition is not None and bounds.residual != condition:
                 left = bounds.residual
                 true = graph.constant(True) if left is None else left
-                groups = [self._replaced(group, {condition: true}) for group in groups]
+                swaps = {condition: true} | self._negation(condition, left)
+                groups = [self._replaced(group, swaps) for group in groups]
             return _Body(region, self._padded_groups(one, groups), stores)
         inside = self._inside(axis)
         if condition is not None:
@@ -218,6 +219,13 @@ class _Lowering:
 
     def _inside(self, axis: str) -> int:
         return self.graph.pointwise("lt", self.graph.add(Index(axis)), self.graph.add(Size(axis)))
+
+    def _negation(self, condition: int, residual: int | None) -> dict[int, int]:
+        """Return the swap for what a condition negates, where the condition holds throughout."""
+        box = self.graph[condition]
+        if residual is None and isinstance(box, Pointwise) and box.operator == "not":
+            return {box.operands[0]: self.graph.constant(False)}
+        return {}
 
     def _replaced(self, group: tuple[int, ...], swaps: dict[int, int]) -> tuple[int, ...]:
         return tuple(simplify(self.graph, each) for each in substitute(self.graph, group, swaps))
@@ -659,7 +667,7 @@ class _Lowering:
         accumulator: str | None,
         scope: _Scope | None = None,
     ) -> str | None:
-        """Reduce a product over axes. Return the chunk's tile, or None if `tile` holds the accumulated sum."""
+        """Reduce a product over axes; return the chunk's tile, or None if `tile` holds the whole sum."""
         scope = scope or self.body
         assert scope is not None
         over_dims = tuple(dict.fromkeys(d for axis in over for d in self._dims((axis,))))
@@ -760,7 +768,7 @@ class _Lowering:
         return tiles[0], tiles[1], [self._named(values[i], scope) for i in scalars]
 
     def _operand_type(self, factors: Sequence[int]) -> str:
-        """Return the narrower input type of the arrays multiplied; of computed ones, what they are made of."""
+        """Return the narrower input type of the arrays multiplied, or of what computed ones are made of."""
         for depth in (1, None):
             found: list[str] = []
             for factor in factors:
@@ -837,7 +845,7 @@ class _Lowering:
         return self.tiles[value].storage if isinstance(value, str) and value in self.tiles else ""
 
     def _join(self, operands: Sequence[Operand]) -> tuple[str, ...]:
-        """Return the dims of operands that broadcast: as a whole operand has them, else the layout's order."""
+        """Return the dims of operands that broadcast: as a whole operand has them, else in layout order."""
         joined = set().union(*(self._dims_of(operand) for operand in operands))
         for operand in operands:
             dims = self._dims_of(operand)

@@ -33,7 +33,7 @@ from napkin.schedule.rewrite import rewrite
 _MIN_DOT = 16
 _ROW_TILES = (16, 32, 64, 128)
 _COLUMN_TILES = (64, 128, 256)
-_STREAM_TILES = (16, 32, 64, 128)
+_STREAM_TILES = (16, 32, 64, 128, 256)
 _MAX_WHOLE = 256
 _ROW_ELEMENTS = 4096  # a row kernel's tile: enough work for a block, few enough registers
 _SPLIT_TILE = 64

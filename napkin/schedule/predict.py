@@ -40,6 +40,7 @@ _EXPOSED = (
     0.3,
 )  # of vector work not hidden, by blocks that share a unit: 1, 2, 3 or more
 _WAIT, _DEEP_WAIT = 200, 140  # clocks that a contraction waits for its operands, at 2 and 3 stages
+_COPY_BYTES = 67  # a clock from L2 to a unit's shared memory
 _START = 1500  # clocks of a block outside its loops
 
 
@@ -114,7 +115,7 @@ def _body_words(program: Program, loop: Loop) -> float:
         elif isinstance(op, Loop):
             words += _body_words(program, op)
         elif isinstance(op, Load) and any(op.gathered) and op.tile.dims in results:
-            words += 2.0 * _elements(program, op.tile.dims)
+            words += 0.5 * _elements(program, op.tile.dims)
     others = [
         _elements(program, op.tile.dims)
         for op in loop.body
@@ -170,6 +171,7 @@ def _time(
     blocks = _blocks_per_unit(machine, warps, shared, registers)
     deep = max((buffer.stages for buffer in program.buffers), default=1) > 2
     latency = (_DEEP_WAIT if deep else _WAIT) * contracted + _START
+    latency += 0.0 if deep else _unhidden_copies(program, sizes)
     hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
     per_group = max(tensor + hidden * vector, vector) + latency / blocks
     waves = groups / machine.units
@@ -185,6 +187,41 @@ def _time(
     }
     bound = max(times, key=lambda name: times[name])
     return times[bound], bound
+
+
+def _unhidden_copies(program: Program, sizes: Mapping[str, int]) -> float:
+    """Return the clocks of copies that two stages leave unhidden.
+
+    Where every contraction of a loop only adds up, its operands are still being read when the next ones
+    should arrive: a ring of two then copies and contracts in turn.
+    """
+    clocks = 0.0
+    for loop in (op for op in walk(program.operations) if isinstance(op, Loop)):
+        dots = [op for op in loop.body if isinstance(op, Dot)]
+        if not dots or any(op.accumulator is None for op in dots) or _is_cut(program, loop):
+            continue
+        copied = sum(
+            _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
+            for op in loop.body
+            if isinstance(op, Load) and op.buffer is not None
+        )
+        clocks += _steps(program, loop, sizes) * copied / _COPY_BYTES
+    return clocks
+
+
+def _is_cut(program: Program, loop: Loop) -> bool:
+    """Return whether the loop walks what another loop over its axis leaves."""
+    others = (op for op in program.operations if isinstance(op, Loop) and op.axis == loop.axis)
+    return loop.region is Region.PARTIAL and any(op.region is Region.FULL for op in others)
+
+
+def _steps(program: Program, loop: Loop, sizes: Mapping[str, int]) -> float:
+    """Return the steps of a loop a group, all loops around it counted as if they walked their axes."""
+    steps = float(ceil(sizes[loop.axis] / loop.step))
+    for outer in program.operations:
+        if isinstance(outer, Loop) and any(op is loop for op in outer.body):
+            steps *= ceil(sizes[outer.axis] / outer.step)
+    return steps
 
 
 def _blocks_per_unit(machine: Machine, warps: int, shared: int, registers: int) -> int:

@@ -477,8 +477,8 @@ class _Printer:
         text, dims = self._leaf(each.source, tile.dims), tile.dims
         row = REDUCTIONS[each.operator]
         for dim in each.over:
-            if each.operator == "prod":
-                self.text.helpers.add("multiply")
+            if each.operator in _COMBINERS:
+                self.text.helpers.add(_COMBINERS[each.operator])
             text = row.triton.format(text, dims.index(dim))
             dims = tuple(other for other in dims if other != dim)
         return text
@@ -503,6 +503,8 @@ class _Printer:
             return f"{tile.name}.to({other.name}.dtype)"
         return f"{tile.name}.to({TRITON_TYPES[operand_type]})"
 
+
+_COMBINERS = {"prod": "multiply", "any": "or", "all": "and"}  # helpers that `tl.reduce` takes
 
 _LOOP_COMMENTS = {
     (AxisRole.STREAM, Region.FULL): "stream {axis}: chunks that need no mask",

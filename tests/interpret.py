@@ -1,0 +1,323 @@
+"""Kernels run by Triton's interpreter: a program of its own, as the interpreter is one a process.
+
+    python tests/interpret.py examples MACHINE DTYPE NAME..   a JSON line an example: its checks
+    python tests/interpret.py cases                           a JSON line a case: its largest error
+    python tests/interpret.py random FIRST COUNT              random diagrams, counted; 1 if wrong
+
+`test_interpreter` starts it and judges what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from napkin.runtime.interpreter import enable_interpreter
+
+enable_interpreter()
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis import strategies as st
+
+from napkin.algebra.derive import derive
+from napkin.diagram import Diagram, Pointwise, Reduce, implied_sizes
+from napkin.emit.triton import emit_triton
+from napkin.evaluate import evaluate, open_dims, reference
+from napkin.language.errors import NapkinError
+from napkin.machine import load_machine
+from napkin.runtime.data import TORCH_TYPES
+from napkin.runtime.kernels import load_kernel
+from napkin.runtime.verify import verify
+from napkin.schedule.layout import Layout
+from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.predict import Prediction
+from napkin.schedule.program import AxisRole, Program
+from napkin.schedule.rewrite import rewrite
+from tests.programs import Tiles, arguments_of, diagram_of, lower_by
+from tests.programs import example as shipped
+from tests.strategies import napkin_texts
+
+Arguments = dict[str, Any]
+
+MOST_BLOCKS = 24  # a block of a small program takes some ten milliseconds in the interpreter
+LENGTH = 3  # no tile divides it
+FP32_RANGE = 1e18  # its square is still a number of fp32
+
+
+def main() -> int:
+    """Do what the command line asks."""
+    what, *rest = sys.argv[1:]
+    if what == "examples":
+        return verify_examples(rest[0], rest[1], rest[2:])
+    if what == "cases":
+        return run_cases()
+    return run_random(int(rest[0]), int(rest[1]))
+
+
+def show(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+# --- shipped examples -----------------------------------------------------------------------------
+
+
+def verify_examples(machine: str, dtype: str, names: list[str]) -> int:
+    """Verify examples with the planner's own tiles, at lengths that no tile divides."""
+    for name in names:
+        found = verify(make_plan(derive(shipped(name)), load_machine(machine), dtype=dtype))
+        errors = [each.error for each in found.checks]
+        show(name=name, passed=found.passed, error=max(errors), said=str(found))
+    return 0
+
+
+# --- kernels from Programs ------------------------------------------------------------------------
+
+
+def kernel_of(diagram: Diagram, program: Program) -> Callable[..., Any]:
+    """Return the entry function of a Program that no machine's limits were asked about."""
+    machine = load_machine("h100")
+    layout = Layout((), (), (), (), (), frozenset(), descriptors=False, stages=2)
+    derivation = derive(diagram)
+    told = Prediction(0, 0, 0.0, "nothing")
+    plan = Plan(machine, derivation, (), "fp32", layout, 4, program, told)
+    return load_kernel(emit_triton(plan), diagram)
+
+
+def call(entry: Callable[..., Any], diagram: Diagram, program: Program, given: Arguments) -> Any:
+    """Return a kernel's outputs by name, as NumPy arrays."""
+    types = {each.name: TORCH_TYPES[each.dtype] for each in program.arrays}
+    values = [
+        torch.as_tensor(given[each.name]).to(types[each.name])
+        if each.name in types
+        else given[each.name]
+        for each in diagram.arguments
+    ]
+    with np.errstate(all="ignore"):
+        results = entry(*values)
+    results = results if isinstance(results, tuple) else (results,)
+    names = [each.name for each in program.outputs]
+    return {
+        name: one.to(torch.float64).numpy() for name, one in zip(names, results, strict=True)
+    }
+
+
+# --- cases ----------------------------------------------------------------------------------------
+
+LATE = """diagram late(Q[q d], K[x d], V[x v]) -> O[q v], L[q]
+    S[q x] = where(x <= q - 3, sum[d](Q * K), -inf)
+    O[q v] = sum[x](softmax[x](S) * V)
+    L[q] = logsumexp[x](S)
+"""
+BIASED = """diagram biased(Q[q d], K[x d], V[x v], bias[q x]) -> O[q v]
+    S[q x] = sum[d](Q * K) + bias
+    O[q v] = sum[x](softmax[x](S) * V)
+"""
+HEADS = """diagram heads(Q[h q d], K[h x d], V[h x v]) -> O[h q v]
+    S[h q x] = sum[d](Q * K) / sqrt(size(d))
+    O[h q v] = sum[x](softmax[x](S) * V)
+"""
+
+
+def run_cases() -> int:
+    """Run what is extreme: each case's largest error in fp32, relative to its largest value."""
+    for machine in ("hopper", "ampere"):
+        for name, text, lengths, change in cases():
+            show(machine=machine, case=name, **planned(text, machine, lengths, change))
+    return 0
+
+
+def cases() -> list[tuple[str, str, dict[str, int], Callable[[Arguments], None]]]:
+    """Return every case: name, diagram, lengths, and what is done to its random arguments."""
+
+    def unchanged(given: Arguments) -> None:
+        pass
+
+    def enlarged(given: Arguments) -> None:
+        given["Q"] = given["Q"] * 1e4
+
+    def bias_masks(given: Arguments) -> None:
+        bias = given["bias"]
+        bias[np.random.default_rng(3).random(bias.shape) < 0.5] = -np.inf
+        bias[1], bias[-1] = -np.inf, -np.inf
+
+    def bias_masks_first_chunks(given: Arguments) -> None:
+        given["bias"][:, :140] = -np.inf
+        given["bias"][2] += 1e4
+
+    small = {"q": 37, "x": 45, "d": 16, "v": 16}
+    return [
+        ("rows that see nothing", LATE, small | {"q": 70, "x": 70}, unchanged),
+        ("rows that see nothing, long", LATE, small | {"q": 150, "x": 300}, unchanged),
+        ("scores of ten thousands", HEADS, small | {"h": 1}, enlarged),
+        ("-inf in a bias", BIASED, small, bias_masks),
+        ("-inf in whole chunks", BIASED, small | {"x": 300}, bias_masks_first_chunks),
+        ("a stream of one", HEADS, small | {"x": 1, "h": 2}, unchanged),
+        ("a row of one", HEADS, small | {"q": 1, "h": 2}, unchanged),
+        ("v is not d", HEADS, small | {"h": 1, "d": 64, "v": 32}, unchanged),
+        ("d of 80, v of 96", HEADS, small | {"h": 2, "d": 80, "v": 96}, unchanged),
+        ("d of 7, v of 5", HEADS, small | {"h": 1, "d": 7, "v": 5}, unchanged),
+    ]
+
+
+def planned(
+    text: str, machine: str, lengths: dict[str, int], change: Callable[[Arguments], None]
+) -> dict[str, Any]:
+    """Run a diagram with the planner's tiles in fp32; rows that see nothing are told apart."""
+    diagram = diagram_of(text)
+    plan = make_plan(derive(diagram), load_machine(machine), sizes=lengths, dtype="fp32")
+    given = arguments_of(diagram, lengths, {}, 0)
+    change(given)
+    entry = load_kernel(emit_triton(plan), diagram)
+    got = call(entry, diagram, plan.program, given)
+    with np.errstate(all="ignore"):
+        want = reference(diagram, given)
+    unlike, error = 0, 0.0
+    for name, wanted in want.items():
+        finite = np.isfinite(wanted)
+        unlike += int(np.sum(~(finite & np.isfinite(got[name]) | (got[name] == wanted))))
+        off = np.abs(got[name][finite] - wanted[finite])
+        error = max(error, float(off.max() / np.abs(wanted[finite]).max()))
+    rows = got["O"].reshape(-1, got["O"].shape[-1])
+    zeros = [row for row in range(len(rows)) if not rows[row].any()]
+    return {"unlike": unlike, "error": error, "zero_rows": zeros}
+
+
+# --- random diagrams ------------------------------------------------------------------------------
+
+RANDOM_TILES = (Tiles(2, 2, 2), Tiles(4, 4), Tiles(1, 2, 2), Tiles(8, 16, 4))
+
+
+def run_random(first: int, count: int) -> int:
+    """Run random diagrams; print how many ran, and how many were refused and why."""
+    seen: Counter[str] = Counter()
+
+    @seed(first)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(napkin_texts(), st.sampled_from(RANDOM_TILES), st.booleans())
+    def agree(text: str, tiles: Tiles, descriptors: bool) -> None:
+        chosen = Tiles(tiles.row, tiles.stream, tiles.split, descriptors)
+        seen[check_random(text, chosen)] += 1
+
+    agree()
+    show(**seen)
+    return 0
+
+
+def check_random(text: str, tiles: Tiles) -> str:
+    """Run one diagram against the reference, in fp32; return what became of it."""
+    diagram = diagram_of(text.replace(": bf16", ": fp32"))
+    cheap = rewrite(derive(diagram))
+    sizes = dict.fromkeys(diagram.axes, LENGTH) | dict(diagram.sizes)
+    program = lower_by(cheap, sizes, tiles, "fp32")
+    sizes = shortened(diagram, program, sizes)
+    program = lower_by(cheap, sizes, tiles, "fp32")
+    given = random_arguments(diagram, sizes)
+    with np.errstate(all="ignore"):
+        try:
+            values = values_of(diagram, given, sizes)
+            assume(sums_are_finite(diagram, values))
+            assume(stays_in_range(diagram, values))
+            want = reference(diagram, given)
+            near = reference(diagram, moved(diagram, given))
+        except OverflowError:  # a maximum of integers over an empty axis has no unit
+            assume(False)
+    try:
+        entry = kernel_of(diagram, program)
+    except NapkinError as error:
+        assert error.diagnostics[0].code == "N501", error
+        return "refused"
+    got = call(entry, diagram, program, given)
+    for name, wanted in want.items():
+        assert_close(got[name], wanted, near[name])
+    return "ran"
+
+
+def shortened(diagram: Diagram, program: Program, sizes: dict[str, int]) -> dict[str, int]:
+    """Return lengths at which few blocks run: axes without a tile become one long first."""
+    lengths, fixed = dict(sizes), dict(diagram.sizes)
+    implied = implied_sizes(diagram)
+    grouped = [program.axis(axis) for axis in program.grid]
+    for each in sorted(grouped, key=lambda tile: tile.tile):
+        tiles = [-(-lengths[other.axis] // other.tile) for other in grouped]
+        free = each.axis not in fixed and each.axis not in implied
+        if np.prod(tiles) > MOST_BLOCKS and free and each.role is AxisRole.GROUP:
+            lengths[each.axis] = 1
+    return lengths
+
+
+def random_arguments(diagram: Diagram, sizes: dict[str, int]) -> Arguments:
+    """Return positive reals that fp32 holds exactly, so that rounding them is no difference."""
+    made = arguments_of(diagram, sizes, {}, 1)
+    for each in diagram.arguments:
+        if each.kind.value == "float" and each.dims:
+            made[each.name] = np.float32(0.2 + np.abs(made[each.name])).astype(np.float64)
+    return made
+
+
+def values_of(diagram: Diagram, given: Arguments, sizes: dict[str, int]) -> dict[int, Any]:
+    opened = {
+        each.name: open_dims(np.asarray(given[each.name]), each.dims, sizes)
+        for each in diagram.arguments
+    }
+    return evaluate(diagram.boxes, range(len(diagram.boxes)), opened, sizes)
+
+
+def sums_are_finite(diagram: Diagram, values: dict[int, Any]) -> bool:
+    """Return whether every sum adds numbers: infinity times a masked zero has no meaning."""
+    return all(
+        bool(np.all(np.isfinite(values[operand])))
+        for box in diagram.boxes
+        if isinstance(box, Reduce) and box.operator in ("sum", "prod")
+        for operand in box.operands
+    )
+
+
+def stays_in_range(diagram: Diagram, values: dict[int, Any]) -> bool:
+    """Return whether fp32 and int32, in which kernels compute, can hold what float64 does."""
+    for each, value in values.items():
+        box = diagram.boxes[each]
+        if isinstance(box, (Pointwise, Reduce)):
+            size = np.abs(np.asarray(value, dtype=float))
+            limit = 2.0**31 if box.kind.value == "int" else FP32_RANGE
+            if np.any(np.isfinite(size) & ((size >= limit) | ((size > 0) & (size < 1 / limit)))):
+                return False
+    return True
+
+
+def moved(diagram: Diagram, given: Arguments) -> Arguments:
+    """Return the arguments a little off: what that changes much, rounding may change too."""
+    generator = np.random.default_rng(2)
+    reals = [each.name for each in diagram.arguments if each.kind.value == "float"]
+    return given | {
+        name: given[name] * (1 + 1e-5 * generator.standard_normal(np.shape(given[name])))
+        for name in reals
+    }
+
+
+def assert_close(got: Any, want: Any, near: Any) -> None:
+    """Compare where the reference is finite, small and moves little when its inputs do."""
+    got, want, near = (np.asarray(each, dtype=float) for each in (got, want, near))
+    scale = 1e-6 + np.abs(want)
+    with np.errstate(all="ignore"):
+        steady = np.isfinite(want) & (np.abs(want) < 1e6) & (np.abs(near - want) <= 1e-3 * scale)
+        wrong = steady & ~(np.abs(got - want) <= 2e-3 * scale)
+    assert not wrong.any(), f"got {got[wrong][:4]}, want {want[wrong][:4]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -223,7 +223,7 @@ class Relabelling:
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
-    """A whole diagram. `names[i]` is the single-assignment name of box i; `spans[i]` its place in `source`."""
+    """A whole diagram: `names[i]` is box i's single-assignment name, `spans[i]` its place in `source`."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -316,7 +316,7 @@ class Graph:
         return self.add(Constant(value, kind))
 
     def pointwise(self, operator: str, *operands: int) -> int:
-        """Add a pointwise box; its axes are its operands', the longest list first, then what the others add."""
+        """Add a pointwise box; its axes are the longest operand's, then what the others add."""
         boxes = [self.boxes[each] for each in operands]
         axes = join_axes([box.axes for box in boxes])
         row = POINTWISE[operator]

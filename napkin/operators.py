@@ -83,14 +83,16 @@ class Reduction:
 def _divide(a: Array, b: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.divide(a, b)
-    return np.where((np.asarray(a) == 0) & (np.asarray(b) == 0), 0.0, quotient)
+    result: Array = np.where((np.asarray(a) == 0) & (np.asarray(b) == 0), 0.0, quotient)
+    return result
 
 
 def _subtract(a: Array, b: Array) -> Array:
     with np.errstate(invalid="ignore"):
         difference = np.subtract(a, b)
     nothing = np.isneginf(a) & np.isneginf(b)
-    return np.where(nothing, -np.inf, difference) if np.any(nothing) else difference
+    result: Array = np.where(nothing, -np.inf, difference) if np.any(nothing) else difference
+    return result
 
 
 def _quiet(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -102,7 +104,8 @@ def _quiet(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def _sigmoid(a: Array) -> Array:
-    return np.divide(1.0, 1.0 + np.exp(-np.asarray(a)))
+    weights: Array = np.divide(1.0, 1.0 + np.exp(-np.asarray(a)))
+    return weights
 
 
 def _power(a: Array, b: Array) -> Array:

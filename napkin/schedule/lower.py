@@ -558,11 +558,10 @@ class _Lowering:
         assert isinstance(array, Input)
         indices: list[str] = []
         gathered: list[bool] = []
-        for each in box.indices:
-            index = self.graph[each]
-            plain = isinstance(index, Index)
-            value = index.axis if isinstance(index, Index) else self._as_tile(each, scope)
-            indices.append(value)
+        for each, own in zip(box.indices, array.axes, strict=True):
+            # Another axis's index may pass the end of the array's own.
+            plain = self.graph[each] == Index(own)
+            indices.append(own if plain else self._as_tile(each, scope))
             gathered.append(not plain)
         return self._emit_load(array.name, tuple(indices), tuple(gathered), scope)
 
@@ -581,7 +580,11 @@ class _Lowering:
         dims: dict[str, None] = {}
         for index, is_tile in zip(indices, gathered, strict=True):
             dims |= dict.fromkeys(self.tiles[index].dims if is_tile else self._dims((index,)))
-        axes = [i for i, is_tile in zip(indices, gathered, strict=True) if not is_tile]
+        axes = [
+            axis
+            for index, is_tile in zip(indices, gathered, strict=True)
+            for axis in (self._carried(index) if is_tile else (index,))
+        ]
         masked = tuple(axis for axis in dict.fromkeys(axes) if self._may_pass_end(axis))
         streamed = scope is not self.prologue and scope is not self.tail
         path = self.layout.path(array, indices, gathered)
@@ -593,6 +596,11 @@ class _Lowering:
         role = Role.PRODUCER if path is Path.DESCRIPTOR else Role.CONSUMER
         scope.operations.append(Load(tile, name, indices, gathered, masked, path, role, buffer))
         return tile.name
+
+    def _carried(self, tile: str) -> tuple[str, ...]:
+        """Return the axes of a tile's dims: past their ends its positions mean nothing."""
+        dims = [each for each in self.layout.dims if each.name in self.tiles[tile].dims]
+        return tuple(axis for dim in dims for axis in dim.axes)
 
     def _buffer(self, array: Array, tile: Tile) -> str:
         name = f"{array.name.lower()}_buffer"

@@ -28,18 +28,17 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
+from napkin.schedule.trips import kinds_of_groups, loop_places, remainders, trips
 
-# Read off one sweep of tiles, warps and stages of full attention at head sizes 64, 128 and 256 on an H200
-# (benchmarks/results/2026-11-22-tiles.md): 18 kernels, root mean square error 5 %.
+# Read off sweeps of tiles, warps and stages on an H200 (benchmarks/results/2026-11-22-tiles.md): full
+# attention at head sizes 64, 128 and 256, and its variants at 128.
 _TENSOR_REACHED = 0.8  # of the tensor core's rate by a plain loop of 128 rows or more
 _TENSOR_REACHED_64 = 0.68  # of 64 rows
 _NARROW_REACHED = 0.8  # of that, where columns or depth are under 64
-_EXPOSED = (
-    0.8,
-    0.5,
-    0.3,
-)  # of vector work not hidden, by blocks that share a unit: 1, 2, 3 or more
-_WAIT, _DEEP_WAIT = 200, 140  # clocks that a contraction waits for its operands, at 2 and 3 stages
+_EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2, 3 or more
+_WAIT, _DEEP_WAIT = 200, 70  # clocks that a contraction waits for its operands, at 2 and 3 stages
+_CUT_WAIT = 1500  # clocks of a chunk that is cut: nothing is fetched ahead of it
+_MASK_REGISTERS = 6  # bounds and positions that a mask keeps beside the loops
 _COPY_BYTES = 67  # a clock from L2 to a unit's shared memory
 _START = 1500  # clocks of a block outside its loops
 
@@ -57,8 +56,12 @@ class Prediction:
 def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps: int) -> Prediction:
     """Return the shared memory, registers and time that a Program is expected to need."""
     shared = shared_bytes(program, wgmma=machine.has("wgmma"))
+    walked = average_steps(program, sizes)
     registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
-    seconds, bound_by = _time(program, machine, sizes, warps, shared, registers)
+    if any(walked[id(op)] >= 0.5 for op in _cut_loops(program)):
+        registers += _MASK_REGISTERS
+    blocks = _blocks_per_unit(machine, warps, shared, registers)
+    seconds, bound_by = _time(program, machine, sizes, walked, blocks)
     return Prediction(shared, registers, seconds, bound_by)
 
 
@@ -151,16 +154,15 @@ def _time(
     program: Program,
     machine: Machine,
     sizes: Mapping[str, int],
-    warps: int,
-    shared: int,
-    registers: int,
+    walked: Mapping[int, float],
+    blocks: int,
 ) -> tuple[float, str]:
     """Return predicted seconds and what binds: work on the units' pipelines, L2 or DRAM traffic."""
     groups = prod(
         ceil(sizes[tile.axis] / tile.tile) for tile in program.axes if tile.role is AxisRole.GROUP
     )
     tensor, vector, moved, contracted = 0.0, 0.0, 0.0, 0.0
-    for op, steps in _weigh(program, program.operations, sizes, 1.0):
+    for op, steps in _weigh(program.operations, walked, 1.0):
         clocks = _clocks(program, op, machine)
         tensor += steps * clocks.get(Pipeline.TENSOR, 0.0)
         vector += steps * (clocks.get(Pipeline.SFU, 0.0) + clocks.get(Pipeline.FP32, 0.0))
@@ -168,10 +170,10 @@ def _time(
             moved += steps * _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
         if isinstance(op, Dot):
             contracted += steps
-    blocks = _blocks_per_unit(machine, warps, shared, registers)
     deep = max((buffer.stages for buffer in program.buffers), default=1) > 2
     latency = (_DEEP_WAIT if deep else _WAIT) * contracted + _START
-    latency += 0.0 if deep else _unhidden_copies(program, sizes)
+    latency += 0.0 if deep else _unhidden_copies(program, walked)
+    latency += _CUT_WAIT * sum(walked[id(op)] for op in _cut_loops(program))
     hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
     per_group = max(tensor + hidden * vector, vector) + latency / blocks
     waves = groups / machine.units
@@ -189,39 +191,39 @@ def _time(
     return times[bound], bound
 
 
-def _unhidden_copies(program: Program, sizes: Mapping[str, int]) -> float:
+def _unhidden_copies(program: Program, walked: Mapping[int, float]) -> float:
     """Return the clocks of copies that two stages leave unhidden.
 
     Where every contraction of a loop only adds up, its operands are still being read when the next ones
     should arrive: a ring of two then copies and contracts in turn.
     """
     clocks = 0.0
-    for loop in (op for op in walk(program.operations) if isinstance(op, Loop)):
-        dots = [op for op in loop.body if isinstance(op, Dot)]
-        if not dots or any(op.accumulator is None for op in dots) or _is_cut(program, loop):
-            continue
-        copied = sum(
-            _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
-            for op in loop.body
-            if isinstance(op, Load) and op.buffer is not None
-        )
-        clocks += _steps(program, loop, sizes) * copied / _COPY_BYTES
+    for op, times in _loops(program.operations, walked, 1.0):
+        dots = [each for each in op.body if isinstance(each, Dot)]
+        if dots and all(each.accumulator is not None for each in dots):
+            copied = sum(
+                _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
+                for each in op.body
+                if isinstance(each, Load) and each.buffer is not None
+            )
+            clocks += times * copied / _COPY_BYTES
     return clocks
 
 
-def _is_cut(program: Program, loop: Loop) -> bool:
-    """Return whether the loop walks what another loop over its axis leaves."""
-    others = (op for op in program.operations if isinstance(op, Loop) and op.axis == loop.axis)
-    return loop.region is Region.PARTIAL and any(op.region is Region.FULL for op in others)
+def _loops(
+    operations: Sequence[Operation], walked: Mapping[int, float], times: float
+) -> Iterable[tuple[Loop, float]]:
+    """Yield every loop with the steps that a group takes of it, loops around it counted."""
+    for op in operations:
+        if isinstance(op, Loop):
+            yield op, times * walked[id(op)]
+            yield from _loops(op.body, walked, times * walked[id(op)])
 
 
-def _steps(program: Program, loop: Loop, sizes: Mapping[str, int]) -> float:
-    """Return the steps of a loop a group, all loops around it counted as if they walked their axes."""
-    steps = float(ceil(sizes[loop.axis] / loop.step))
-    for outer in program.operations:
-        if isinstance(outer, Loop) and any(op is loop for op in outer.body):
-            steps *= ceil(sizes[outer.axis] / outer.step)
-    return steps
+def _cut_loops(program: Program) -> list[Loop]:
+    """Return the loops over what a mask or the end cuts off another loop: they are not pipelined."""
+    places = remainders(program)
+    return [op for op in walk(program.operations) if isinstance(op, Loop) and id(op) in places]
 
 
 def _blocks_per_unit(machine: Machine, warps: int, shared: int, registers: int) -> int:
@@ -231,19 +233,29 @@ def _blocks_per_unit(machine: Machine, warps: int, shared: int, registers: int) 
     return max(1, min(by_shared, by_registers, 8))
 
 
+def average_steps(program: Program, sizes: Mapping[str, int]) -> dict[int, float]:
+    """Return the steps that a group takes of every loop on average, by the loop's identity.
+
+    A whole number that bounds a loop is known only at the call: here it stands for a quarter of the
+    stream.
+    """
+    stream = next((each.axis for each in program.axes if each.role is AxisRole.STREAM), None)
+    guess = sizes[stream] // 4 if stream is not None else 0
+    scalars = {name: guess for name, kind in program.scalars if kind == "int"}
+    found = trips(program, sizes, scalars, kinds_of_groups(program, sizes))
+    places = loop_places(program.operations)
+    return {each: float(found[place].steps.mean()) for each, place in places.items()}
+
+
 def _weigh(
-    program: Program, operations: Sequence[Operation], sizes: Mapping[str, int], steps: float
+    operations: Sequence[Operation], steps: Mapping[int, float], times: float
 ) -> Iterable[tuple[Operation, float]]:
-    loops = [op for op in operations if isinstance(op, Loop)]
+    """Yield every operation with the times that a group runs it on average."""
     for op in operations:
         if isinstance(op, Loop):
-            full = any(other.axis == op.axis and other.region != op.region for other in loops)
-            if full and op.region is Region.PARTIAL:
-                continue
-            inner = steps * ceil(sizes[op.axis] / op.step)
-            yield from _weigh(program, op.body, sizes, inner)
+            yield from _weigh(op.body, steps, times * steps[id(op)])
         else:
-            yield op, steps
+            yield op, times
 
 
 def _clocks(program: Program, op: Operation, machine: Machine) -> dict[Pipeline, float]:

@@ -123,6 +123,7 @@ class _Printer:
         self.names = spell(program)
         self.text = KernelText()
         self.tiles: dict[str, Tile] = {}
+        self.values: dict[str, Call] = {}
         self.depth = 1
 
     def run(self) -> KernelText:
@@ -222,6 +223,7 @@ class _Printer:
     def _statement(self, each: Statement) -> None:
         match each:
             case Define():
+                self.values[each.tile.name] = each.value
                 self._bind(each.tile, self._expression(each.value, each.tile.dims))
             case Load():
                 self._bind(each.tile, self._load(each))
@@ -375,7 +377,7 @@ class _Printer:
     def _position(self, axis: str) -> str:
         tile = self.program.axis(axis)
         if tile.dim is None:
-            return self.names.starts[axis]
+            return self._start(axis)
         lane = self.names.lanes[axis]
         return lane if tile.role is AxisRole.WHOLE else f"{self.names.starts[axis]} + {lane}"
 
@@ -426,7 +428,7 @@ class _Printer:
             stride = self.names.strides[array, axis]
             if is_tile:
                 tile = self.tiles[index]
-                text = self._expand(f"{index}.to(tl.int64)", tile.dims, dims)
+                text = self._expand(f"{self._inside(index, axis)}.to(tl.int64)", tile.dims, dims)
                 (lanes if tile.dims else base).append(f"{text} * {stride}")
                 continue
             where = self.program.axis(index)
@@ -436,6 +438,25 @@ class _Printer:
                 lane = self._expand(self.names.lanes[index], (where.dim,), dims)
                 lanes.append(f"{lane} * {stride}")
         return " + ".join([*base, *lanes])
+
+    def _inside(self, index: str, axis: str) -> str:
+        """Return a position from data, taken into its axis unless it is clipped to it already."""
+        value = self.values.get(index)
+        if value is not None and self._is_clipped(value, axis):
+            return index
+        return self._helper("inside", "_inside", [index, self._length(axis)])
+
+    def _length(self, axis: str) -> str:
+        sizes = {each.axis: each.size for each in self.program.axes}
+        return self.names.sizes[axis] if sizes.get(axis) is None else str(sizes[axis])
+
+    def _is_clipped(self, value: Call, axis: str) -> bool:
+        """Return whether a position is written as min2(max2(_, 0), size - 1) of its axis."""
+        if value.operator != "min2" or len(value.operands) != 2:
+            return False
+        low, high = value.operands
+        above = isinstance(low, Call) and low.operator == "max2" and _is_zero(low.operands[1])
+        return above and self._expression(high, ()) == f"{self._length(axis)} - 1"
 
     def _mask(self, masked: Sequence[str], dims: tuple[str, ...]) -> str:
         tests = []
@@ -539,6 +560,10 @@ def _same(dims: tuple[str, ...], target: tuple[str, ...]) -> bool:
 
 def _uses(text: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", text) is not None
+
+
+def _is_zero(each: Expression) -> bool:
+    return isinstance(each, Leaf) and each.operand == Literal(0)
 
 
 def _literal(value: float | int | bool) -> str:

@@ -23,7 +23,12 @@ from napkin.runtime.gpus import machine_at_hand
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOKENS, HIDDEN = 16384, 2048
-GRID = [(d, q, name) for d in (64, 128, 256) for name in ("attention", "causal") for q in (1024, 4096, 16384)]
+GRID = [
+    (d, q, name)
+    for d in (64, 128, 256)
+    for name in ("attention", "causal")
+    for q in (1024, 4096, 16384)
+]
 VARIANTS = (
     "alibi", "softcap", "sinks", "document", "window", "gqa", "sigmoid", "spherical", "relative_bias",
     "attention_lse", "differential",
@@ -34,7 +39,14 @@ OTHERS = ("matmul", "mlp", "gated_mlp", "rmsnorm_linear", "layernorm_linear", "c
 
 def attention_sizes(head: int, length: int) -> dict[str, int]:
     """Return lengths of 16k tokens and hidden size 2048."""
-    return {"b": TOKENS // length, "h": HIDDEN // head, "q": length, "x": length, "d": head, "v": head}
+    return {
+        "b": TOKENS // length,
+        "h": HIDDEN // head,
+        "q": length,
+        "x": length,
+        "d": head,
+        "v": head,
+    }
 
 
 def peers(sizes: dict[str, int], *, causal: bool) -> list[float]:
@@ -66,13 +78,19 @@ def row(name: str, sizes: dict[str, int] | None) -> tuple[str, float]:
 def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only head 128 at 4k, and the variants")
+    parser.add_argument(
+        "--quick", action="store_true", help="only head 128 at 4k, and the variants"
+    )
     quick = parser.parse_args().quick
     name = torch.cuda.get_device_name()
     print(f"# Plain Triton forms on {name}\n")
-    print(f"{datetime.date.today()}, torch {torch.__version__}, triton {triton.__version__}, bf16, random data,")
+    print(
+        f"{datetime.date.today()}, torch {torch.__version__}, triton {triton.__version__}, bf16, random data,"
+    )
     print("median of 500 ms of runs with a cold L2. Command: `python benchmarks/plain_forms.py`.\n")
-    print("| head | length | diagram | plan | ms | predicted ms | TFLOP/s | SDPA flash | SDPA cuDNN |")
+    print(
+        "| head | length | diagram | plan | ms | predicted ms | TFLOP/s | SDPA flash | SDPA cuDNN |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for head, length, diagram in GRID:
         if quick and (head, length) != (128, 4096):
@@ -80,14 +98,21 @@ def main() -> None:
         sizes = attention_sizes(head, length)
         cells, _ = row(diagram, sizes)
         flash, cudnn = peers(sizes, causal=diagram == "causal")
-        print(f"| {head} | {length} | {diagram} | {cells} | {flash:.0f} | {cudnn:.0f} |", flush=True)
-    print("\n| diagram (own sizes; variants of attention: head 128, 4k) | plan | ms | predicted ms | TFLOP/s |")
+        print(
+            f"| {head} | {length} | {diagram} | {cells} | {flash:.0f} | {cudnn:.0f} |", flush=True
+        )
+    print(
+        "\n| diagram (own sizes; variants of attention: head 128, 4k) | plan | ms | predicted ms | TFLOP/s |"
+    )
     print("|---|---|---|---|---|")
     for diagram in (*VARIANTS, *OTHERS):
         try:
             print(f"| {diagram} | {row(diagram, None)[0]} |", flush=True)
         except Exception as error:
-            print(f"| {diagram} | failed: {type(error).__name__} {str(error)[:120]} | | | |", flush=True)
+            print(
+                f"| {diagram} | failed: {type(error).__name__} {str(error)[:120]} | | | |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

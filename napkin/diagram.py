@@ -404,7 +404,9 @@ def print_diagram(diagram: Diagram) -> str:
     lines = [_header(diagram)]
     for each, box in enumerate(diagram.boxes):
         if not isinstance(box, Leaf):
-            lines.append(f"    {diagram.names[each]}[{' '.join(box.axes)}] = {_right(diagram, box)}")
+            lines.append(
+                f"    {diagram.names[each]}[{' '.join(box.axes)}] = {_right(diagram, box)}"
+            )
     for output in diagram.outputs:
         # An output that is itself a leaf, or a second name of one box, still needs its line.
         if diagram.names[output.box] != output.name:

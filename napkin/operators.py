@@ -137,15 +137,11 @@ POINTWISE: dict[str, PointwiseOperator] = {
         PointwiseOperator("neg", "-", 1, np.negative, "-{0}", 7),
         PointwiseOperator("pow", "**", 2, _quiet(_power), "", 8, fp32=4),
         PointwiseOperator("where", "where", 3, np.where, "tl.where({0}, {1}, {2})"),
-        PointwiseOperator(
-            "exp", "exp", 1, _quiet(np.exp), "tl.exp({0})", 0, _FLOAT, fp32=1, sfu=1
-        ),
+        PointwiseOperator("exp", "exp", 1, _quiet(np.exp), "tl.exp({0})", 0, _FLOAT, fp32=1, sfu=1),
         PointwiseOperator(
             "exp2", "exp2", 1, _quiet(np.exp2), "tl.exp2({0})", 0, _FLOAT, fp32=0, sfu=1
         ),
-        PointwiseOperator(
-            "log", "log", 1, _quiet(np.log), "tl.log({0})", 0, _FLOAT, fp32=1, sfu=1
-        ),
+        PointwiseOperator("log", "log", 1, _quiet(np.log), "tl.log({0})", 0, _FLOAT, fp32=1, sfu=1),
         PointwiseOperator(
             "log2", "log2", 1, _quiet(np.log2), "tl.log2({0})", 0, _FLOAT, fp32=0, sfu=1
         ),
@@ -167,8 +163,17 @@ POINTWISE: dict[str, PointwiseOperator] = {
         PointwiseOperator(
             "sigmoid", "sigmoid", 1, _quiet(_sigmoid), "_sigmoid({0})", 0, _FLOAT, fp32=2, sfu=2
         ),
-        PointwiseOperator("erf", "erf", 1, np.vectorize(math.erf, otypes=[float]),
-                          "tl.erf({0})", 0, _FLOAT, fp32=12, sfu=1),
+        PointwiseOperator(
+            "erf",
+            "erf",
+            1,
+            np.vectorize(math.erf, otypes=[float]),
+            "tl.erf({0})",
+            0,
+            _FLOAT,
+            fp32=12,
+            sfu=1,
+        ),
         PointwiseOperator("abs", "abs", 1, np.abs, "tl.abs({0})"),
         PointwiseOperator("max2", "max2", 2, np.maximum, "tl.maximum({0}, {1})"),
         PointwiseOperator("min2", "min2", 2, np.minimum, "tl.minimum({0}, {1})"),

@@ -7,7 +7,8 @@ In: a derived stream. Out: an equal one whose boxes are cheaper:
   subtraction in one multiply-add;
 - an affine comparison has the stream's index alone on one side, a row against a column;
 - such a maximum starts at the lowest finite number and not at -inf, so that nothing minus nothing is
-  finite inside an exponential and never NaN; where it is read otherwise it turns back into -inf.
+  finite inside an exponential and never NaN; where it is read otherwise it turns back into -inf. A maximum
+  over an axis that lies whole on chip is kept from falling below that number inside an exponential.
 
 Every rule keeps values up to rounding; `laws` still holds and tests check it on the rewritten stream.
 """
@@ -149,8 +150,16 @@ class _Rules:
         box = self.graph[each]
         if isinstance(box, Pointwise) and box.operator == "sub":
             left, right = (self.scale(operand, LOG2E) for operand in box.operands)
-            return self.graph.pointwise("sub", left, right)
+            return self.graph.pointwise("sub", left, self._finite(right))
         return self.scale(each, LOG2E)
+
+    def _finite(self, each: int) -> int:
+        """Keep a maximum over positions that are all masked finite: nothing minus nothing is NaN."""
+        graph = self.graph
+        boxes = [graph[i] for i in topological(graph, [each])]
+        if any(isinstance(box, Reduce) and box.operator == "max" for box in boxes):
+            return graph.pointwise("max2", each, graph.constant(LOWEST))
+        return each
 
     def _unscaled(self, each: int, box: State) -> int:
         """Return a state that is kept in log2 units as what it stands for; where nothing was seen, -inf."""

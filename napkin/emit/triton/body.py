@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isinf
+from math import inf, isinf, isnan
 
 from napkin.emit.expressions import Call, Define, Expression, Leaf, Statement, inline
 from napkin.language.errors import Diagnostic, NapkinError
@@ -51,6 +51,7 @@ TRITON_TYPES = {
 }
 _NARROW = {"bf16", "fp16", "fp8e4m3", "fp8e5m2", "int8"}
 _MAX_POWER = 8
+_LARGEST_INT = 2**31 - 1
 
 
 @dataclass
@@ -289,11 +290,21 @@ class _Printer:
         return text or POINTWISE[each.operator].triton.format(*operands)
 
     def _operand(self, operand: Expression, parent: Call) -> str:
+        if isinstance(operand, Leaf) and isinstance(operand.operand, Literal):
+            value = operand.operand.value
+            whole = parent.tile.kind is Kind.INT and isinstance(value, float)
+            return _literal(_as_integer(value) if whole else value)
+        if parent.tile.kind is Kind.BOOL and not parent.dims and self._is_float_scalar(operand):
+            # The interpreter leaves it a number of Python's, whose truth values `~` and `&` mistake.
+            return self._helper("float", "_float", [self._expression(operand, ())])
         text = self._expression(operand, parent.dims)
         infix = isinstance(operand, Call) and not text.endswith(")")
         compound = isinstance(operand, Call) and " " in text
         call_parent = POINTWISE[parent.operator].triton.endswith(")")
         return f"({text})" if (infix or compound) and not call_parent else text
+
+    def _is_float_scalar(self, each: Expression) -> bool:
+        return isinstance(each, Leaf) and (each.operand, "float") in self.program.scalars
 
     def _leaf(self, operand: Operand, dims: tuple[str, ...]) -> str:
         if isinstance(operand, Literal):
@@ -361,12 +372,21 @@ class _Printer:
         inner = each.operands[0]
         if not each.dims and not (isinstance(inner, Call) and inner.tile.kind is Kind.FLOAT):
             operand = self._helper("float", "_float", operands)
+        elif self._kind(inner) is not Kind.FLOAT:
+            operand = f"tl.cast({operand}, tl.float32)"
         if each.operator in ("tanh", "sigmoid"):
             fragment = each.operator
             if each.operator == "tanh" and self.approximate:
                 fragment = "tanh_approximate"
             self.text.helpers.add(fragment)
         return row.triton.format(operand)
+
+    def _kind(self, each: Expression) -> Kind:
+        """Return the kind of an expression over tiles."""
+        if isinstance(each, Call):
+            return each.tile.kind
+        tile = self.tiles.get(each.operand) if isinstance(each.operand, str) else None
+        return tile.kind if tile else Kind.FLOAT
 
     def _helper(self, fragment: str, name: str, operands: list[str]) -> str:
         self.text.helpers.add(fragment)
@@ -489,9 +509,10 @@ class _Printer:
         else:
             shape = f"[{', '.join(self.names.blocks[dim] for dim in each.tile.dims)}]"
         kind = TRITON_TYPES[each.tile.storage]
+        value = _as_integer(each.value) if each.tile.kind is Kind.INT else each.value
         if each.value == 0 and each.tile.dims:
             return f"tl.zeros({shape}, {kind})"
-        return f"tl.full({shape}, {_literal(each.value)}, {kind})"
+        return f"tl.full({shape}, {_literal(value)}, {kind})"
 
     def _fold(self, each: Fold) -> str:
         tile = self.tiles[each.source]
@@ -502,7 +523,7 @@ class _Printer:
                 self.text.helpers.add(_COMBINERS[each.operator])
             text = row.triton.format(text, dims.index(dim))
             dims = tuple(other for other in dims if other != dim)
-        return text
+        return self._expand(text, dims, each.tile.dims)
 
     def _dot(self, each: Dot) -> str:
         left, right = self.tiles[each.left], self.tiles[each.right]
@@ -567,6 +588,13 @@ def _is_zero(each: Expression) -> bool:
 
 
 def _literal(value: float | int | bool) -> str:
+    if isinstance(value, float) and isnan(value):
+        return 'float("nan")'
     if isinstance(value, float) and isinf(value):
         return 'float("inf")' if value == inf else 'float("-inf")'
     return repr(value)
+
+
+def _as_integer(value: float | int | bool) -> int:
+    """Return a number as an integer tile holds it: the units of reductions are written as floats."""
+    return int(max(min(value, _LARGEST_INT), -_LARGEST_INT - 1))

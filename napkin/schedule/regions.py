@@ -1,0 +1,276 @@
+"""Where a pass walks its stream, and what a chunk folds there: masks and ends settled before lowering.
+
+In: a pass, its condition and the bounds of that. Out: the loops, as boxes for their ends (`walks`), and for
+each loop the factors that every accumulator folds there (`settle`): without the mask where it holds throughout,
+with it and the axis's end where it holds in part. Padding of axes that lie whole is masked too (`padded`),
+unless the zeros that loads read past an end do it.
+
+It works on boxes alone and knows no tile's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from napkin.algebra.masks import Bounds, vanishes
+from napkin.algebra.states import Accumulator, Pass
+from napkin.diagram import (
+    Constant,
+    Gather,
+    Graph,
+    Index,
+    Input,
+    Pointwise,
+    Size,
+    operands_of,
+    substitute,
+    topological,
+)
+from napkin.operators import REDUCTIONS, Kind
+from napkin.schedule.program import AxisRole, AxisTile, Region
+from napkin.schedule.rewrite import split_scale
+
+_POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """One loop over the stream: from box `start` to box `stop`, with names wished for the two."""
+
+    region: Region
+    start: int
+    stop: int
+    wishes: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A pass's chunk with its masks settled: what each accumulator folds, and what is stored."""
+
+    region: Region
+    factors: tuple[tuple[int, ...], ...]
+    stores: tuple[tuple[int, int], ...]
+
+
+def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
+    """Return the loops of a pass in order, aligned to the axis's tile."""
+    step = graph.constant(tile)
+    begin, end = f"{axis}_begin", f"{axis}_end"
+    full_begin, full_end = f"{axis}_full_begin", f"{axis}_full_end"
+    size = graph.add(Size(axis))
+    zero = graph.constant(0)
+    any_start = _align(graph, bounds.any.start, step, up=False) if bounds.any.start else zero
+    any_start = graph.pointwise("max2", any_start, zero) if bounds.any.start else zero
+    stop = size
+    if bounds.any.stop is not None:
+        # Never below zero: a tile that sees nothing walks no chunk.
+        stop = graph.pointwise("max2", graph.pointwise("min2", bounds.any.stop, size), zero)
+    if bounds.full is None:
+        return [Walk(Region.PARTIAL, any_start, stop, (begin, end))]
+    full_stop = size
+    if bounds.full.stop is not None:
+        full_stop = graph.pointwise("min2", bounds.full.stop, size)
+    full_stop = _align(graph, full_stop, step, up=False)
+    loops: list[Walk] = []
+    full_start = any_start
+    if bounds.full.start is not None:
+        full_start = _align(graph, bounds.full.start, step, up=True)
+        full_start = graph.pointwise("max2", full_start, any_start)
+        last = _align(graph, stop, step, up=True)
+        full_start = graph.pointwise("min2", full_start, last)
+        low_stop = graph.pointwise("min2", full_start, stop)
+        loops.append(Walk(Region.PARTIAL, any_start, low_stop, (begin, full_begin)))
+    if full_start != zero or bounds.full.stop is not None:
+        full_stop = graph.pointwise("max2", full_stop, full_start)
+    loops.append(Walk(Region.FULL, full_start, full_stop, (full_begin, full_end)))
+    loops.append(Walk(Region.PARTIAL, full_stop, stop, (full_end, end)))
+    return loops
+
+
+def settle(
+    graph: Graph,
+    axes: Mapping[str, AxisTile],
+    axis: str,
+    one: Pass,
+    condition: int | None,
+    bounds: Bounds,
+    region: Region,
+) -> Body:
+    """Settle the masks of a chunk: gone in full regions, joined with the axis's end in partial ones."""
+    groups = [each.factors for each in one.accumulators]
+    stores = one.stores
+    if region is Region.FULL:
+        if condition is not None and bounds.residual != condition:
+            left = bounds.residual
+            true = graph.constant(True) if left is None else left
+            swaps = {condition: true} | _negation(graph, condition, left)
+            groups = [_replaced(graph, group, swaps) for group in groups]
+        return Body(region, _padded_groups(graph, axes, one, groups), stores)
+    inside = _inside(graph, axis)
+    if condition is not None:
+        both = graph.pointwise("and", condition, inside)
+        groups = [_replaced(graph, group, {condition: both}) for group in groups]
+    else:
+        swaps = _masked_extrema(graph, one, inside)
+        groups = [
+            _masked_alike(graph, each, group, swaps, axis)
+            for each, group in zip(one.accumulators, groups, strict=True)
+        ]
+    settled = [
+        _mask(graph, each, group, inside, axis)
+        for each, group in zip(one.accumulators, groups, strict=True)
+    ]
+    return Body(region, _padded_groups(graph, axes, one, settled), stores)
+
+
+def _padded_groups(
+    graph: Graph, axes: Mapping[str, AxisTile], one: Pass, groups: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """Mask the padding of the whole axes that an accumulator folds beside the stream's own."""
+    return tuple(
+        padded(graph, axes, replace(each, factors=group))
+        for each, group in zip(one.accumulators, groups, strict=True)
+    )
+
+
+def padded(graph: Graph, axes: Mapping[str, AxisTile], each: Accumulator) -> tuple[int, ...]:
+    """Mask a reduction's padding along whole and split axes, unless the loads' zeros do it."""
+    factors = each.factors
+    for axis in each.over:
+        tile = axes[axis]
+        if tile.role is AxisRole.STREAM or tile.is_exact or tile.dim is None:
+            continue
+        factors = _mask(graph, each, factors, _inside(graph, axis), axis)
+    return factors
+
+
+def _inside(graph: Graph, axis: str) -> int:
+    return graph.pointwise("lt", graph.add(Index(axis)), graph.add(Size(axis)))
+
+
+def _negation(graph: Graph, condition: int, residual: int | None) -> dict[int, int]:
+    """Return the swap for what a condition negates, where the condition holds throughout."""
+    box = graph[condition]
+    if residual is None and isinstance(box, Pointwise) and box.operator == "not":
+        return {box.operands[0]: graph.constant(False)}
+    return {}
+
+
+def _replaced(graph: Graph, group: tuple[int, ...], swaps: dict[int, int]) -> tuple[int, ...]:
+    return tuple(simplify(graph, each) for each in substitute(graph, group, swaps))
+
+
+def _masked_extrema(graph: Graph, one: Pass, inside: int) -> dict[int, int]:
+    """Mask what a maximum folds where it is made, so that what reads it too needs no mask of its own."""
+    swaps: dict[int, int] = {}
+    for each in one.accumulators:
+        if each.operator in ("max", "min") and each.kind is Kind.FLOAT:
+            core = each.factors[0]
+            pulled = split_scale(graph, core)
+            core = pulled[0] if pulled else core
+            if _is_gathered(graph, core):
+                continue  # what is read by position elsewhere must stay the array that it is
+            unit = graph.constant(REDUCTIONS[each.operator].unit)
+            swaps[core] = graph.pointwise("where", inside, core, unit)
+    return swaps
+
+
+def _masked_alike(
+    graph: Graph, each: Accumulator, group: tuple[int, ...], swaps: dict[int, int], axis: str
+) -> tuple[int, ...]:
+    """Read the masked values too, save in a factor of a sum that they would make infinite."""
+    swapped = _replaced(graph, group, swaps)
+    if each.operator != "sum":
+        return swapped
+    inside = _inside(graph, axis)
+    return tuple(
+        new if vanishes(graph, replace(each, factors=(new,)), inside) else old
+        for old, new in zip(group, swapped, strict=True)
+    )
+
+
+def _is_gathered(graph: Graph, each: int) -> bool:
+    return any(isinstance(box, Gather) and box.array == each for box in graph.boxes)
+
+
+def _mask(
+    graph: Graph, each: Accumulator, factors: tuple[int, ...], inside: int, axis: str
+) -> tuple[int, ...]:
+    """Make a chunk the unit past an axis's end, where loads read zero."""
+    unit = graph.constant(each.unit)
+    factors = tuple(
+        graph.pointwise("where", inside, factor, unit)
+        if len(factors) > 1 and _may_be_infinite(graph, each, factor, inside, axis)
+        else factor
+        for factor in factors
+    )
+    if vanishes(graph, replace(each, factors=factors), inside, zero_filled=axis):
+        return factors
+    chosen = next(
+        (
+            i
+            for i, factor in enumerate(factors)
+            if axis in graph[factor].axes and not isinstance(graph[factor], Input)
+        ),
+        next(i for i, factor in enumerate(factors) if axis in graph[factor].axes),
+    )
+    cut = graph.pointwise("where", inside, factors[chosen], unit)
+    return (*factors[:chosen], cut, *factors[chosen + 1 :])
+
+
+def _may_be_infinite(graph: Graph, each: Accumulator, factor: int, inside: int, axis: str) -> bool:
+    """Return whether a factor of zeros past the end may be infinite: zero times it is not zero."""
+    if vanishes(graph, replace(each, factors=(factor,)), inside, zero_filled=axis):
+        return False
+    return any(
+        isinstance(box, Pointwise)
+        and box.operator in _POLES
+        and axis in graph[box.operands[-1]].axes
+        for box in (graph[i] for i in topological(graph, [factor]))
+    )
+
+
+def _align(graph: Graph, value: int | None, step: int, *, up: bool) -> int:
+    """Round a position down (or up) to a multiple of the step (a box)."""
+    assert value is not None
+    if up:
+        constant = graph[step]
+        assert isinstance(constant, Constant)
+        value = graph.pointwise("add", value, graph.constant(int(constant.value) - 1))
+    return graph.pointwise("mul", graph.pointwise("floordiv", value, step), step)
+
+
+def simplify(graph: Graph, root: int) -> int:
+    """Fold truth constants and trivial integer arithmetic out of a box."""
+    done: dict[int, int] = {}
+    for each in topological(graph, [root]):
+        box = graph[each]
+        if not isinstance(box, Pointwise):
+            (done[each],) = substitute(graph, [each], done) if operands_of(box) else (each,)
+            continue
+        operands = [done[operand] for operand in box.operands]
+        done[each] = _simplified(graph, box.operator, operands)
+    return done[root]
+
+
+def _simplified(graph: Graph, operator: str, operands: list[int]) -> int:
+    boxes = [graph[each] for each in operands]
+    values = [box.value if isinstance(box, Constant) else None for box in boxes]
+    if operator == "where" and values[0] is not None:
+        return operands[1] if values[0] else operands[2]
+    if operator == "and" and None in values and any(value is True for value in values):
+        return operands[1] if values[0] is True else operands[0]
+    if operator in ("add", "sub") and values[1] == 0 and boxes[1].kind is Kind.INT:
+        return operands[0]
+    if operator in ("min2", "max2") and operands[0] == operands[1]:
+        return operands[0]
+    first = boxes[0]
+    if operator == "neg" and isinstance(first, Pointwise) and first.operator == "neg":
+        return first.operands[0]
+    integers = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
+    if len(integers) == 2 and operator in ("add", "sub", "mul", "floordiv"):
+        a, b = integers
+        result = {"add": a + b, "sub": a - b, "mul": a * b, "floordiv": a // b if b else 0}
+        return graph.constant(result[operator])
+    return graph.pointwise(operator, *operands)

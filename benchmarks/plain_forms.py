@@ -33,8 +33,8 @@ VARIANTS = (
     "alibi", "softcap", "sinks", "document", "window", "gqa", "sigmoid", "spherical", "relative_bias",
     "attention_lse", "differential",
 )  # fmt: skip
-OTHERS = ("matmul", "mlp", "gated_mlp", "rmsnorm_linear", "layernorm_linear", "cross_entropy", "mla", "decode",
-          "paged_decode", "softmax", "layernorm")  # fmt: skip
+OTHERS = ("matmul", "mlp", "gated_mlp", "rmsnorm_linear", "layernorm_linear", "cross_entropy", "mla",
+          "decode", "paged_decode", "softmax", "layernorm")  # fmt: skip
 
 
 def attention_sizes(head: int, length: int) -> dict[str, int]:
@@ -55,10 +55,12 @@ def peers(sizes: dict[str, int], *, causal: bool) -> list[float]:
     query, key, value = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     flops = 4 * sizes["b"] * sizes["h"] * sizes["q"] ** 2 * sizes["d"] * (0.5 if causal else 1.0)
     rates = []
+    attend = torch.nn.functional.scaled_dot_product_attention
     for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
         with sdpa_kernel(backend):
-            run = torch.nn.functional.scaled_dot_product_attention
-            time = do_bench(lambda: run(query, key, value, is_causal=causal), return_mode="median")
+            time = do_bench(
+                lambda: attend(query, key, value, is_causal=causal), return_mode="median"
+            )
         rates.append(flops / time / 1e9)
     return rates
 

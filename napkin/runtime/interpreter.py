@@ -5,7 +5,8 @@ TRITON_INTERPRET where its own library functions are defined, so this must come 
 import of triton.
 
 Mended: `tl.dot` of bf16 operands, which the interpreter keeps as 16-bit patterns and multiplies as
-integers, and rounding to bf16, which it does towards zero. Deliberately left: other bf16
+integers; rounding to bf16, which it does towards zero; and broadcasting a truth value that came of
+comparing two real numbers, which it takes for a number. Deliberately left: other bf16
 arithmetic, which is as wrong; napkin's kernels compute in fp32 outside their contractions. Gluon
 has no interpreter.
 """
@@ -34,6 +35,7 @@ def enable_interpreter() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     _mend_bf16_dot()
     _mend_bf16_rounding()
+    _mend_splat()
 
 
 def _refuse_numpy() -> None:
@@ -96,6 +98,25 @@ def _mend_bf16_rounding() -> None:
 
     convert.mended = True  # type: ignore[attr-defined]
     interpreter._convert_float = convert
+
+
+def _mend_splat() -> None:
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    plain_splat = builder.create_splat
+    if getattr(plain_splat, "mended", False):
+        return
+
+    def create_splat(self: Any, result: Any, operand: Any) -> Any:
+        if operand.data.dtype == np.bool_:
+            operand = interpreter.TensorHandle(operand.data, tl.int1)
+        return plain_splat(self, result, operand)
+
+    create_splat.mended = True  # type: ignore[attr-defined]
+    builder.create_splat = create_splat
 
 
 def _error(code: str, message: str, help_line: str) -> NapkinError:

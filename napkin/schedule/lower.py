@@ -300,6 +300,8 @@ class _Lowering:
 
     def _needs(self, root: int) -> frozenset[str]:
         """Return what a box varies with: axes that it carries, states that it reads."""
+        if root in self.roots:
+            return self.roots[root]
         for each in topological(self.graph, [root]):
             if each in self.roots:
                 continue

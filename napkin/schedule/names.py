@@ -11,7 +11,9 @@ import keyword
 from collections.abc import Iterable
 
 _LIBRARY = {"tl", "triton", "torch", "TensorDescriptor", "self", "os", "math", "napkin", "pid"}
-RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *_LIBRARY})
+_MODULE = {"WARPS", "STAGES", "_aligned", "_and", "_divide", "_float", "_floordiv", "_inside"}
+_MODULE |= {"_modulo", "_multiply", "_or", "_power", "_sigmoid", "_tanh"}
+RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *_LIBRARY, *_MODULE})
 
 
 class Names:

@@ -9,7 +9,7 @@ enumerated plan is lowered and judged on its own Program, so that what is predic
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product as cartesian
 
 from napkin.algebra.derive import Derivation
@@ -90,8 +90,17 @@ def rank(
     dtypes = storage_types(diagram, dtype)
     made: list[Plan] = []
     tightest: Plan | None = None
+    lowered: dict[Tiling, Program] = {}
     for tiling, warps in _enumerate(derivation, machine, lengths, hand):
-        plan = _build(cheap, machine, lengths, dtypes, dtype, tiling, warps)
+        layout = build_layout(cheap, lengths, dtypes, tiling)
+        # Rings differ in their depth alone, and warps do not show in a Program: lower a tiling once.
+        one_deep = replace(tiling, stages=1)
+        if one_deep not in lowered:
+            lowered[one_deep] = lower(cheap, replace(layout, stages=1))
+        program = _with_stages(lowered[one_deep], tiling.stages)
+        prediction = predict(program, machine, lengths, warps)
+        where = tuple(lengths.items())
+        plan = Plan(machine, cheap, where, dtype, layout, warps, program, prediction)
         if _fits(plan):
             made.append(plan)
         elif tightest is None or _excess(plan) < _excess(tightest):
@@ -341,19 +350,9 @@ def power_of_two(size: int) -> int:
 # --- judging --------------------------------------------------------------------------------------
 
 
-def _build(
-    cheap: Derivation,
-    machine: Machine,
-    sizes: Mapping[str, int],
-    dtypes: Mapping[str, str],
-    dtype: str,
-    tiling: Tiling,
-    warps: int,
-) -> Plan:
-    layout = build_layout(cheap, sizes, dtypes, tiling)
-    program = lower(cheap, layout)
-    prediction = predict(program, machine, sizes, warps)
-    return Plan(machine, cheap, tuple(sizes.items()), dtype, layout, warps, program, prediction)
+def _with_stages(program: Program, stages: int) -> Program:
+    """Return the program with rings of this depth."""
+    return replace(program, buffers=tuple(replace(each, stages=stages) for each in program.buffers))
 
 
 def _fits(plan: Plan) -> bool:

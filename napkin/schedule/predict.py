@@ -170,9 +170,10 @@ def _time(
             moved += steps * _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
         if isinstance(op, Dot):
             contracted += steps
-    deep = max((buffer.stages for buffer in program.buffers), default=1) > 2
-    latency = (_DEEP_WAIT if deep else _WAIT) * contracted + _START
-    latency += 0.0 if deep else _unhidden_copies(program, walked)
+    # With three blocks on a unit the others' work hides the wait, whatever the ring's depth.
+    stages = max((buffer.stages for buffer in program.buffers), default=1)
+    latency = (_DEEP_WAIT if stages > 2 and blocks < 3 else _WAIT) * contracted + _START
+    latency += 0.0 if stages > 2 else _unhidden_copies(program, walked)
     latency += _CUT_WAIT * sum(walked[id(op)] for op in _cut_loops(program))
     hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
     per_group = max(tensor + hidden * vector, vector) + latency / blocks

@@ -1,8 +1,8 @@
 """Where a pass walks its stream, and what a chunk folds there: masks and ends settled before lowering.
 
 In: a pass, its condition and the bounds of that. Out: the loops, as boxes for their ends (`walks`), and for
-each loop the factors that every accumulator folds there (`settle`): without the mask where it holds throughout,
-with it and the axis's end where it holds in part. Padding of axes that lie whole is masked too (`padded`),
+each loop the factors that every accumulator folds there (`settle`): without the mask where it holds
+throughout, with it and the axis's end where it holds in part. Padding of whole axes is masked (`padded`),
 unless the zeros that loads read past an end do it.
 
 It works on boxes alone and knows no tile's name.

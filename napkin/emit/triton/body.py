@@ -35,6 +35,7 @@ from napkin.schedule.program import (
     Store,
     Tile,
     tiles_of,
+    walk,
 )
 
 TRITON_TYPES = {
@@ -51,6 +52,7 @@ TRITON_TYPES = {
 }
 _NARROW = {"bf16", "fp16", "fp8e4m3", "fp8e5m2", "int8"}
 _MAX_POWER = 8
+_LINE = 100  # the longest line of a sum of offsets
 _LARGEST_INT = 2**31 - 1
 
 
@@ -82,7 +84,9 @@ class Spelling:
 def spell(program: Program) -> Spelling:
     """Choose the kernel's names: none meets a tile, an argument, a keyword or another."""
     tiles = {tile.name for tile in tiles_of(program.operations)}
-    names = Names(RESERVED | tiles)
+    # The module's functions and its constants share a scope: BLOCK_Q may be a diagram's name as well.
+    functions = {program.name, f"{program.name}_", f"{program.name}_kernel"}
+    names = Names(RESERVED | tiles | functions)
     arrays = (*program.arrays, *program.outputs)
     return Spelling(
         {name: names.fresh(name) for name, _ in program.scalars},
@@ -137,10 +141,14 @@ class _Printer:
         return self.text
 
     def _drop_unused_lanes(self) -> None:
-        """Drop the lanes that no pointer, position or mask needed."""
-        for lane in self.names.lanes.values():
-            if sum(_uses(line, lane) for line in self.text.body) == 1:
-                self.text.body = [line for line in self.text.body if not _uses(line, lane)]
+        """Drop the positions that no computation needed, then the lanes that nothing needs."""
+        positions = [
+            op.tile.name for op in walk(self.program.operations) if isinstance(op, Positions)
+        ]
+        for name in (*positions, *self.names.lanes.values()):
+            made = [line for line in self.text.body if line.lstrip().startswith(f"{name} = ")]
+            if sum(_uses(line, name) for line in self.text.body) == len(made):
+                self.text.body = [line for line in self.text.body if line not in made]
 
     def _line(self, text: str) -> None:
         self.text.body.append("    " * self.depth + text if text else "")
@@ -418,8 +426,8 @@ class _Printer:
             return self._load_descriptor(each)
         pointer = self._pointer(each.array, each.indices, each.gathered, each.tile.dims)
         mask = self._mask(each.masked, each.tile.dims)
-        self._line(f"{self.names.tiles[each.array]} = {pointer}")
         where = self.names.tiles[each.array]
+        self._sum(where, pointer)
         return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
 
     def _load_descriptor(self, each: Load) -> str:
@@ -440,24 +448,40 @@ class _Printer:
         indices: Sequence[str],
         gathered: Sequence[bool],
         dims: tuple[str, ...],
-    ) -> str:
-        """Return base + 64-bit offset of the tile + the lanes' offsets in it."""
-        base, lanes = [self.names.pointers[array]], list[str]()
+    ) -> tuple[str, list[str], list[str]]:
+        """Return an array's base, the 64-bit offsets of the tile in it, and the lanes' in the tile."""
+        tile_at, lanes = list[str](), list[str]()
         axes = self.program.array(array).axes
         for axis, index, is_tile in zip(axes, indices, gathered, strict=True):
             stride = self.names.strides[array, axis]
             if is_tile:
                 tile = self.tiles[index]
                 text = self._expand(f"{self._inside(index, axis)}.to(tl.int64)", tile.dims, dims)
-                (lanes if tile.dims else base).append(f"{text} * {stride}")
+                (lanes if tile.dims else tile_at).append(f"{text} * {stride}")
                 continue
             where = self.program.axis(index)
             if self._start(index) != "0":
-                base.append(f"tl.cast({self._start(index)}, tl.int64) * {stride}")
+                tile_at.append(f"tl.cast({self._start(index)}, tl.int64) * {stride}")
             if where.dim is not None:
                 lane = self._expand(self.names.lanes[index], (where.dim,), dims)
                 lanes.append(f"{lane} * {stride}")
-        return " + ".join([*base, *lanes])
+        return self.names.pointers[array], tile_at, lanes
+
+    def _sum(self, name: str, pointer: tuple[str, list[str], list[str]]) -> None:
+        """Print a pointer; a long one over several lines: its base, the tile's offsets, the lanes'."""
+        base, tile_at, lanes = pointer
+        text = " + ".join([base, *tile_at, *lanes])
+        if len(text) + len(name) + 4 * self.depth <= _LINE:
+            self._line(f"{name} = {text}")
+            return
+        self._line(f"{name} = (")
+        self.depth += 1
+        self._line(base)
+        for terms in (tile_at, lanes):
+            for line in _filled(terms, _LINE - 4 * self.depth - 2):
+                self._line(f"+ {line}")
+        self.depth -= 1
+        self._line(")")
 
     def _inside(self, index: str, axis: str) -> str:
         """Return a position from data, taken into its axis unless it is clipped to it already."""
@@ -498,7 +522,7 @@ class _Printer:
         value = self._leaf(each.source, dims)
         mask = self._mask(each.masked, dims)
         suffix = f", mask={mask}" if mask else ""
-        self._line(f"{self.names.tiles[each.array]} = {pointer}")
+        self._sum(self.names.tiles[each.array], pointer)
         self._line(f"tl.store({self.names.tiles[each.array]}, {value}{suffix})")
 
     # --- tiles ------------------------------------------------------------------------------------
@@ -581,6 +605,17 @@ def _same(dims: tuple[str, ...], target: tuple[str, ...]) -> bool:
 
 def _uses(text: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", text) is not None
+
+
+def _filled(terms: Sequence[str], width: int) -> list[str]:
+    """Return the terms of a sum on as few lines as hold them."""
+    lines: list[str] = []
+    for term in terms:
+        if lines and len(lines[-1]) + 3 + len(term) <= width:
+            lines[-1] += f" + {term}"
+        else:
+            lines.append(term)
+    return lines
 
 
 def _is_zero(each: Expression) -> bool:

@@ -45,7 +45,7 @@ class EntryPrinter:
         self.spelling = spelling
         self.kernel = kernel
         self.order = order
-        names = Names(RESERVED | {"grid", "triton"})
+        names = Names(RESERVED | {"grid", kernel, *text.blocks})
         self.arguments = {name: names.fresh(name) for name in order}
         self.outputs = {each.name: names.fresh(each.name) for each in program.outputs}
         axes = [each.axis for each in program.axes]

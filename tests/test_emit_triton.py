@@ -20,6 +20,7 @@ import pytest
 
 from napkin.algebra.derive import derive
 from napkin.algebra.show import show_derivation
+from napkin.api import parse
 from napkin.diagram import print_diagram
 from napkin.emit.triton import emit_triton
 from napkin.machine import load_machine
@@ -137,8 +138,6 @@ def test_modules_pass_ruff(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", ["any", "all", "prod"])
 def test_a_reduction_brings_its_helper(operator: str) -> None:
-    from napkin.api import parse
-
     operand = "A" if operator == "prod" else "A > 0"
     text = f"diagram f(A[q x]) -> O[q]\n    O[q] = where({operator}[x]({operand}) == 1, 1, 0)\n"
     if operator != "prod":
@@ -148,6 +147,16 @@ def test_a_reduction_brings_its_helper(operator: str) -> None:
     known = {each for each in called if each.startswith("_")}
     assert known <= set(functions(module))
     assert known & {"_or", "_and", "_multiply"}
+
+
+def test_an_integer_stays_one_through_a_stream() -> None:
+    text = (
+        "diagram f(A[q x]: int32) -> M[q], S[q]\n    M[q] = max[x](A)\n    S[q] = sum[x](A * x)\n"
+    )
+    made = emit_triton(parse(text + "\nsizes q=64 x=5000\n").plan("ampere"))
+    kernel = made[made.index("def f_kernel") : made.index("def f(")]
+    assert "-2147483648" in kernel
+    assert "inf" not in kernel  # Triton refuses a state that changes its type
 
 
 def test_a_position_from_data_is_taken_into_its_axis() -> None:

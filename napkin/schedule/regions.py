@@ -31,6 +31,7 @@ from napkin.operators import REDUCTIONS, Kind
 from napkin.schedule.program import AxisRole, AxisTile, Region
 from napkin.schedule.rewrite import split_scale
 
+_LARGEST_INT = 2**31 - 1
 _POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
 
 
@@ -198,7 +199,7 @@ def _mask(
     graph: Graph, each: Accumulator, factors: tuple[int, ...], inside: int, axis: str
 ) -> tuple[int, ...]:
     """Make a chunk the unit past an axis's end, where loads read zero."""
-    unit = graph.constant(each.unit)
+    unit = graph.constant(_unit(each))
     factors = tuple(
         graph.pointwise("where", inside, factor, unit)
         if len(factors) > 1 and _may_be_infinite(graph, each, factor, inside, axis)
@@ -217,6 +218,13 @@ def _mask(
     )
     cut = graph.pointwise("where", inside, factors[chosen], unit)
     return (*factors[:chosen], cut, *factors[chosen + 1 :])
+
+
+def _unit(each: Accumulator) -> float | int | bool:
+    """Return a fold's unit as its kind holds it: among integers, the ends of their range."""
+    if each.kind is not Kind.INT:
+        return each.unit
+    return int(max(min(each.unit, _LARGEST_INT), -_LARGEST_INT - 1))
 
 
 def _may_be_infinite(graph: Graph, each: Accumulator, factor: int, inside: int, axis: str) -> bool:

@@ -80,11 +80,21 @@ class Reduction:
     takes: Kind | None = None
 
 
+# Of a reciprocal: of 0 it is finite, with room for the factors that it meets.
+_LARGEST = 2.0**100
+
+
 def _divide(a: Array, b: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.divide(a, b)
     result: Array = np.where((np.asarray(a) == 0) & (np.asarray(b) == 0), 0.0, quotient)
     return result
+
+
+def _reciprocal(a: Array) -> Array:
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse: Array = np.clip(np.divide(1.0, a), -_LARGEST, _LARGEST)
+    return inverse
 
 
 def _subtract(a: Array, b: Array) -> Array:
@@ -132,6 +142,19 @@ POINTWISE: dict[str, PointwiseOperator] = {
         PointwiseOperator("sub", "-", 2, _subtract, "{0} - {1}", 5),
         PointwiseOperator("mul", "*", 2, _quiet(np.multiply), "{0} * {1}", 6),
         PointwiseOperator("div", "/", 2, _divide, "{0} / {1}", 6, _FLOAT, fp32=2, sfu=1),
+        # What a quotient by a row becomes: finite at 0, so that 0 / 0 stays 0 as a product.
+        PointwiseOperator(
+            "reciprocal",
+            "reciprocal",
+            1,
+            _reciprocal,
+            "_reciprocal({0})",
+            0,
+            _FLOAT,
+            fp32=2,
+            sfu=1,
+            public=False,
+        ),
         PointwiseOperator("floordiv", "//", 2, _quiet(np.floor_divide), "{0} // {1}", 6, fp32=2),
         PointwiseOperator("mod", "%", 2, _quiet(np.mod), "{0} % {1}", 6, fp32=3),
         PointwiseOperator("neg", "-", 1, np.negative, "-{0}", 7),

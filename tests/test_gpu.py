@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from napkin.api import load
+from napkin.api import load, parse
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.napkin"))
 
@@ -57,3 +57,18 @@ def test_a_plan_for_ampere_runs_on_a_newer_gpu() -> None:
     for name in ("attention", "causal", "gqa", "mlp"):
         found = verify(load(EXAMPLES[0].with_stem(name)).plan("ampere"))
         assert found.passed, str(found)
+
+
+@pytest.mark.parametrize("product", ["max2(X, 0.0) * W", "X * g * W"])
+def test_an_operand_made_in_registers_is_not_overwritten_too_early(product: str) -> None:
+    import torch
+
+    text = f"diagram f(X[t d], g[d], W[d n]) -> Y[t n]\n    Y[t n] = sum[d]({product})\n"
+    kernel = parse(text + "\nsizes t=4096 d=4096 n=4096\n").compile()
+    x, w = (torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    g = torch.randn(4096, device="cuda")
+    first = kernel(x, g, w)
+    assert all(torch.equal(first, kernel(x, g, w)) for _ in range(5))
+    left = x.double().clamp(min=0) if "max2" in product else x.double() * g.double()
+    wanted = left @ w.double()
+    assert float((first.double() - wanted).norm() / wanted.norm()) < 1e-2

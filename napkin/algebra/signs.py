@@ -42,6 +42,8 @@ def is_nonnegative(graph: Graph, each: int) -> bool:
         case Reduce(operator="sum"):
             squared = len(set(box.operands)) == 1 and len(box.operands) % 2 == 0
             return squared or all(is_nonnegative(graph, operand) for operand in box.operands)
+        case Pointwise(operator="reciprocal"):
+            return is_nonnegative(graph, box.operands[0])
         case Reduce(operator="max" | "min" | "prod"):
             return is_nonnegative(graph, box.operands[0])
         case _:

@@ -23,6 +23,7 @@ from napkin.schedule.program import (
     Load,
     Loop,
     Operation,
+    Path,
     Program,
     Region,
     tiles_of,
@@ -39,6 +40,10 @@ _EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2
 _WAIT, _DEEP_WAIT = 200, 70  # clocks that a contraction waits for its operands, at 2 and 3 stages
 _CUT_WAIT = 1500  # clocks of a chunk that is cut: nothing is fetched ahead of it
 _MASK_REGISTERS = 6  # bounds and positions that a mask keeps beside the loops
+_MASKED_COPY_REGISTERS = 32  # where threads copy, and test every address
+_COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
+_FRAGMENT = 16  # rows (or columns) of an operand that mma.sync takes from registers at a time
+_GATHERED = 0.21  # clocks of an element read at a computed position, for each stage but the last
 _COPY_BYTES = 67  # a clock from L2 to a unit's shared memory
 _START = 1500  # clocks of a block outside its loops
 
@@ -59,7 +64,7 @@ def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps:
     walked = average_steps(program, sizes)
     registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
     if any(walked[id(op)] >= 0.5 for op in _cut_loops(program)):
-        registers += _MASK_REGISTERS
+        registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
     blocks = _blocks_per_unit(machine, warps, shared, registers)
     seconds, bound_by = _time(program, machine, sizes, walked, blocks)
     return Prediction(shared, registers, seconds, bound_by)
@@ -67,7 +72,23 @@ def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps:
 
 def shared_bytes(program: Program, *, wgmma: bool) -> int:
     """Return the shared memory of a block: the rings, and on Hopper the operands that stay."""
-    total = sum(buffer.tile_bytes * buffer.stages for buffer in program.buffers)
+    deepest = max((buffer.stages for buffer in program.buffers), default=1)
+    contracted = {
+        name
+        for op in walk(program.operations)
+        if isinstance(op, Dot)
+        for name in (op.left, op.right)
+    }
+    rings: dict[str, int] = {}
+    for loop in walk(program.operations):
+        body = loop.body if isinstance(loop, Loop) else ()
+        for each in body if any(isinstance(op, Dot) for op in body) else ():
+            if isinstance(each, Load) and len(each.tile.dims) > 1 and not each.gathered[-1]:
+                # What threads read gives its place back in the same step: a ring of one less.
+                depth = deepest if each.tile.name in contracted else max(deepest - 1, 1)
+                size = _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
+                rings[each.array] = max(rings.get(each.array, 0), depth * size)
+    total = sum(rings.values())
     for each in program.operations:
         if isinstance(each, Load) and each.tile.level == "shared" and wgmma:
             total += _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
@@ -87,10 +108,30 @@ def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
     from_shared = wgmma and rows >= 64
     held = _held_words(program, from_shared=from_shared)
     widest = max((_body_words(program, op) for op in hot), default=_straight_words(program))
-    vectors = max((_column_words(program, op) for op in hot), default=0)
-    # mma.sync takes its right operand from registers as well: 16 rows of it at a time.
-    base = 28 if from_shared else 40 + columns // 4
+    vectors = max((_column_words(program, op) for op in loops), default=0)
+    base = 28
+    if not from_shared:
+        streamed = any(_streams_left(op.body) for op in loops)
+        base = _FRAGMENT + columns * _FRAGMENT // 64 + _copy_registers(program, warps)
+        base += 3 * _FRAGMENT if streamed else 0  # the next rows are fetched meanwhile
     return int((held + widest) / (32 * warps)) + vectors + base
+
+
+def _copy_registers(program: Program, warps: int) -> int:
+    """Return the registers of a ring's copies where threads issue them themselves."""
+    loads = {
+        op.buffer
+        for op in walk(program.operations)
+        if isinstance(op, Load) and op.path is Path.POINTER
+    }
+    copied = sum(buffer.tile_bytes for buffer in program.buffers if buffer.name in loads)
+    return _COPY_REGISTERS * copied // (16 * 32 * warps)
+
+
+def _streams_left(body: Sequence[Operation]) -> bool:
+    """Return whether a contraction takes its left operand from a ring."""
+    loaded = {op.tile.name for op in body if isinstance(op, Load)}
+    return any(isinstance(op, Dot) and op.left in loaded for op in body)
 
 
 def _held_words(program: Program, *, from_shared: bool) -> float:
@@ -117,28 +158,45 @@ def _body_words(program: Program, loop: Loop) -> float:
             words += 1.5 * _elements(program, op.tile.dims)
         elif isinstance(op, Loop):
             words += _body_words(program, op)
-        elif isinstance(op, Load) and any(op.gathered) and op.tile.dims in results:
-            words += 0.5 * _elements(program, op.tile.dims)
-    others = [
-        _elements(program, op.tile.dims)
-        for op in loop.body
-        if isinstance(op, Compute) and len(op.tile.dims) > 1 and op.tile.dims not in results
-    ]
+        elif isinstance(op, Load) and op.gathered and op.gathered[-1] and op.tile.dims in results:
+            words += 1.5 * _elements(program, op.tile.dims)
+    computed = [op for op in loop.body if isinstance(op, Compute) and len(op.tile.dims) > 1]
+    words += 0.5 * max((_elements(program, op.tile.dims) for op in _meetings(loop)), default=0)
+    others = sorted(
+        _elements(program, dims) for dims in {op.tile.dims for op in computed} - results
+    )
     if results:
-        return words + 1.5 * max(others, default=0)
+        return words + 1.5 * max(others, default=0) + sum(others[:-1])
     return words + 2.0 * max(others, default=0)
+
+
+def _meetings(loop: Loop) -> list[Compute]:
+    """Return the computations where two contractions' results meet: neither gives way before."""
+    made = {
+        op.tile.name: {op.tile.name}
+        for op in loop.body
+        if isinstance(op, Dot) and op.accumulator is None
+    }
+    met: list[Compute] = []
+    for op in loop.body:
+        if isinstance(op, Compute) and len(op.tile.dims) > 1:
+            sources = [made[each] for each in op.operands if isinstance(each, str) and each in made]
+            made[op.tile.name] = set().union(*sources)
+            if len(sources) > 1 and len(made[op.tile.name]) > 1:
+                met.append(op)
+    return met
 
 
 def _column_words(program: Program, loop: Loop) -> int:
     """Return the registers of vectors along a result's columns: every thread of a row holds a quarter."""
     if not any(isinstance(op, Dot) for op in loop.body):
         return 0
-    made = [
-        op.tile for op in loop.body if isinstance(op, (Compute, Load)) and len(op.tile.dims) == 1
-    ]
-    wide = {tile.dims for tile in made} & {(loop.axis,)}
-    kinds = {tile.kind for tile in made if tile.dims in wide}
-    return len(kinds) * program.axis(loop.axis).tile // 4
+    made = [op for op in loop.body if isinstance(op, (Compute, Load))]
+    wide = {(op.tile.kind, isinstance(op, Load)) for op in made if op.tile.dims == (loop.axis,)}
+    loaded = any(is_load for _, is_load in wide)
+    if loop.region is Region.PARTIAL and not loaded:
+        return 0  # positions are made again where they are compared
+    return len(wide) * program.axis(loop.axis).tile // 4
 
 
 def _straight_words(program: Program) -> float:
@@ -161,7 +219,7 @@ def _time(
     groups = prod(
         ceil(sizes[tile.axis] / tile.tile) for tile in program.axes if tile.role is AxisRole.GROUP
     )
-    tensor, vector, moved, contracted = 0.0, 0.0, 0.0, 0.0
+    tensor, vector, moved, contracted, gathered = 0.0, 0.0, 0.0, 0.0, 0.0
     for op, steps in _weigh(program.operations, walked, 1.0):
         clocks = _clocks(program, op, machine)
         tensor += steps * clocks.get(Pipeline.TENSOR, 0.0)
@@ -170,6 +228,8 @@ def _time(
             moved += steps * _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
         if isinstance(op, Dot):
             contracted += steps
+        if isinstance(op, Load) and op.gathered and op.gathered[-1] and len(op.tile.dims) > 1:
+            gathered += steps * _elements(program, op.tile.dims)
     # With three blocks on a unit the others' work hides the wait, whatever the ring's depth.
     stages = max((buffer.stages for buffer in program.buffers), default=1)
     latency = (_DEEP_WAIT if stages > 2 and blocks < 3 else _WAIT) * contracted + _START
@@ -177,6 +237,7 @@ def _time(
     latency += _CUT_WAIT * sum(walked[id(op)] for op in _cut_loops(program))
     hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
     per_group = max(tensor + hidden * vector, vector) + latency / blocks
+    per_group += _GATHERED * gathered * max(1, stages - 1)
     waves = groups / machine.units
     waves = ceil(waves) if waves < 4 else waves
     unique = sum(

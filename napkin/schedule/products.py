@@ -2,19 +2,30 @@
 
 In: the factors of a reduction as boxes, what is summed, and the tile for the result. A sum whose factors part
 into two sides with no free dim in common is a `Dot`; anything else is multiplied and folded. A positive
-uniform factor passes a maximum, so that it is applied to the result and not to every element.
+uniform factor and a row's own term pass a maximum, so that they meet the result and not every element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from napkin.diagram import Gather, Graph, Input, topological
 from napkin.operators import Kind
 from napkin.schedule.layout import Layout
 from napkin.schedule.program import Compute, Dot, Fold, Literal, Operand, Tile
-from napkin.schedule.rewrite import split_scale
+from napkin.schedule.rewrite import row_term, split_scale
 from napkin.schedule.tiles import Scope, TileTable
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """A product's factors by place: two sides, vectors along the summed dim alone, and scalars."""
+
+    left: list[int]
+    right: list[int]
+    vectors: list[int]
+    scalars: list[int]
 
 
 class Products:
@@ -42,7 +53,10 @@ class Products:
         if operator in ("max", "min") and len(factors) == 1:
             pulled = split_scale(self._graph, factors[0])
             if pulled is not None and accumulator is not None:
-                return self._scaled_fold(pulled, over_dims, operator, tile, scope)
+                return self._moved_fold(pulled, "mul", over_dims, operator, tile, scope)
+            parts = row_term(self._graph, factors[0], over)
+            if parts is not None and accumulator is not None and over_dims:
+                return self._moved_fold(parts, "add", over_dims, operator, tile, scope)
         values = [self._value(factor, "t") for factor in factors]
         sides = self._sides(values, over_dims) if operator == "sum" else None
         if sides is not None and len(over_dims) == 1:
@@ -69,30 +83,29 @@ class Products:
         scope.operations.append(Fold(chunk, operator, source, over_dims))
         return chunk.name
 
-    def _scaled_fold(
+    def _moved_fold(
         self,
         pulled: tuple[int, int],
+        moved: str,
         over_dims: tuple[str, ...],
         operator: str,
         tile: Tile,
         scope: Scope,
     ) -> str:
-        """Fold the unscaled values and scale the result: a positive factor passes a maximum."""
+        """Fold the core and move the result: a positive factor or a row's term passes a maximum."""
         core, uniform = pulled
         source = self._value(core, "t")
-        factor = self._value(uniform, "scale")
+        by = self._value(uniform, "scale" if moved == "mul" else "row")
         assert isinstance(source, str)
         dims = tuple(d for d in self.table[source].dims if d not in over_dims)
         chunk = self.table.make(self.table.fresh(scope, "chunk"), dims, tile.kind)
         scope.operations.append(Fold(chunk, operator, source, over_dims))
-        scaled = self.table.make(self.table.fresh(scope, "chunk"), dims, tile.kind)
-        scope.operations.append(Compute(scaled, "mul", (chunk.name, factor)))
-        return scaled.name
+        there = self.table.make(self.table.fresh(scope, "chunk"), tile.dims, tile.kind)
+        scope.operations.append(Compute(there, moved, (chunk.name, by)))
+        return there.name
 
-    def _sides(
-        self, values: Sequence[Operand], over: tuple[str, ...]
-    ) -> tuple[list[int], list[int], list[int]] | None:
-        """Part a product's factors into two sides that share no free dim, and scalars; None if impossible."""
+    def _sides(self, values: Sequence[Operand], over: tuple[str, ...]) -> _Sides | None:
+        """Part a product's factors into two sides that share no free dim; None if impossible."""
         free = [set(self.table.dims_of(value)) - set(over) for value in values]
         summed = [bool(set(self.table.dims_of(value)) & set(over)) for value in values]
         groups: list[tuple[set[str], list[int]]] = []
@@ -106,34 +119,36 @@ class Products:
             groups.append((set(dims), members))
         if len(groups) != 2 or any(not any(summed[i] for i in group[1]) for group in groups):
             return None
-        left, right = groups[0][1], groups[1][1]
-        scalars = []
-        for i, dims in enumerate(free):
-            if not dims and summed[i]:
-                (left if self._is_computed(values, left) else right).append(i)
-            elif not dims:
-                scalars.append(i)
-        return left, right, scalars
+        bare = [i for i, dims in enumerate(free) if not dims]
+        return _Sides(
+            groups[0][1],
+            groups[1][1],
+            [i for i in bare if summed[i]],
+            [i for i in bare if not summed[i]],
+        )
 
     def _is_computed(self, values: Sequence[Operand], members: list[int]) -> bool:
         return any(self.table.storage(values[i]) == "fp32" for i in members)
 
     def _oriented(
-        self,
-        sides: tuple[list[int], list[int], list[int]],
-        dims: tuple[str, ...],
-        values: Sequence[Operand],
-        scope: Scope,
+        self, sides: _Sides, dims: tuple[str, ...], values: Sequence[Operand], scope: Scope
     ) -> tuple[str, str, list[str]]:
-        """Return the two sides as tiles, the one that carries the result's first dim on the left."""
-        left, right, scalars = sides
+        """Return the two sides as tiles, the one that carries the result's first dim on the left.
+
+        A vector along the summed dim joins a side that is computed anyway, else the left one: the tensor
+        core takes that one from registers.
+        """
+        left, right = sides.left, sides.right
+        if dims and not any(dims[0] in self.table.dims_of(values[i]) for i in left):
+            left, right = right, left
+        computed = self._is_computed(values, right) and not self._is_computed(values, left)
+        left = left if computed else [*left, *sides.vectors]
+        right = [*right, *sides.vectors] if computed else right
         tiles = [
             self._named(self._multiply([values[i] for i in sorted(side)], scope), scope)
             for side in (left, right)
         ]
-        if dims and dims[0] not in self.table[tiles[0]].dims:
-            tiles.reverse()
-        return tiles[0], tiles[1], [self._named(values[i], scope) for i in scalars]
+        return tiles[0], tiles[1], [self._named(values[i], scope) for i in sides.scalars]
 
     def _operand_type(self, factors: Sequence[int]) -> str:
         """Return the narrower input type of the arrays multiplied, or of what computed ones are made of."""

@@ -5,6 +5,9 @@ In: a derived stream. Out: an equal one whose boxes are cheaper:
 - a maximum that feeds exponentials is kept in the same scaled units;
 - a positive uniform scale moves out of `where(c, s, -inf)`, so that it can pass the maximum and meet the
   subtraction in one multiply-add;
+- a quotient by something of fewer axes is a product with its reciprocal, made once a row; what is uniform in
+  a product is multiplied first;
+- a term of an exponent that its maximum's axes carry leaves the elements for the maximum (`row_term`);
 - an affine comparison has the stream's index alone on one side, a row against a column;
 - such a maximum starts at the lowest finite number and not at -inf, so that nothing minus nothing is
   finite inside an exponential and never NaN; where it is read otherwise it turns back into -inf. A maximum
@@ -15,8 +18,9 @@ Every rule keeps values up to rounding; `laws` still holds and tests check it on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import reduce as fold
 from math import inf, log2
 
 from napkin.algebra.derive import Derivation
@@ -135,6 +139,8 @@ class _Rules:
         children = [self._done[operand] for operand in operands_of(box)]
         if isinstance(box, Pointwise) and box.operator == "mul":
             return self.product(children[0], children[1])
+        if isinstance(box, Pointwise) and box.operator == "div":
+            return self.quotient(children[0], children[1])
         if box.kind is Kind.BOOL and isolate(self.graph, each, self.axis) != each:
             return isolate(self.graph, each, self.axis)
         if tuple(children) == operands_of(box):
@@ -150,7 +156,12 @@ class _Rules:
         box = self.graph[each]
         if isinstance(box, Pointwise) and box.operator == "sub":
             left, right = (self.scale(operand, LOG2E) for operand in box.operands)
-            return self.graph.pointwise("sub", left, self._finite(right))
+            right = self._finite(right)
+            elsewhere = set(self.graph[left].axes) - set(self.graph[right].axes)
+            parts = row_term(self.graph, left, elsewhere)
+            if parts is not None:
+                left, right = parts[0], self.graph.pointwise("sub", right, parts[1])
+            return self.graph.pointwise("sub", left, right)
         return self.scale(each, LOG2E)
 
     def _finite(self, each: int) -> int:
@@ -199,20 +210,12 @@ class _Rules:
         if box.operator == "div":
             if not self._is_smaller(right, box):
                 return None
-            if not self._is_given(right):
-                # A computed divisor may be 0, and 0 / 0 is 0 where 0 * (1 / 0) is not.
-                return graph.pointwise("div", self.scale(left, factor), self.apply(right))
-            by = graph.pointwise("div", graph.constant(factor), self.apply(right))
-            return graph.pointwise("mul", self.apply(left), by)
+            by = _multiplied(graph, self._reciprocal(self.apply(right)), graph.constant(factor))
+            return self.product(self.apply(left), by)
         for one, other in ((left, right), (right, left)):
             if self._is_smaller(one, box):
                 return self.product(self.apply(other), self.scale(one, factor))
         return None
-
-    def _is_given(self, each: int) -> bool:
-        """Return whether a box is made of numbers, lengths and scalar arguments only."""
-        leaves = (self.graph[i] for i in topological(self.graph, [each]))
-        return not any(box.axes or isinstance(box, (State, Reduce, Gather)) for box in leaves)
 
     def _is_smaller(self, each: int, box: Pointwise) -> bool:
         return len(self.graph[each].axes) < len(box.axes)
@@ -229,7 +232,43 @@ class _Rules:
             if parts is not None and self.axis not in self.graph[factor].axes:
                 row, column = (self.graph.pointwise("mul", factor, part) for part in parts)
                 return self.graph.pointwise("sub", row, column)
-        return self.graph.pointwise("mul", left, right)
+        return self._uniform_first(left, right)
+
+    def _uniform_first(self, left: int, right: int) -> int:
+        """Return left * right with the factors of fewer axes multiplied among themselves."""
+        graph = self.graph
+        whole = graph.pointwise("mul", left, right)
+        if graph[whole].kind is not Kind.FLOAT:
+            return whole
+        factors = sorted(
+            (*_factors(graph, left), *_factors(graph, right)),
+            key=lambda each: -len(graph[each].axes),
+        )
+        small = [each for each in factors if self._is_smaller(each, graph[whole])]
+        large = factors[: len(factors) - len(small)]
+        if len(small) < 2 or not large:
+            return whole
+        uniform = fold(lambda a, b: _multiplied(graph, a, b), reversed(small))
+        return graph.pointwise(
+            "mul", fold(lambda a, b: graph.pointwise("mul", a, b), large), uniform
+        )
+
+    def quotient(self, left: int, right: int) -> int:
+        """Return left / right, as a product where the divisor has fewer axes or is a number."""
+        graph = self.graph
+        divided = graph.pointwise("div", left, right)
+        divisor = graph[right]
+        if isinstance(divisor, Constant) and divisor.value:
+            return self.product(left, graph.constant(1 / divisor.value))
+        if not self._is_smaller(right, graph[divided]):
+            return divided
+        return self.product(left, self._reciprocal(right))
+
+    def _reciprocal(self, each: int) -> int:
+        box = self.graph[each]
+        if isinstance(box, Constant) and box.value:
+            return self.graph.constant(1 / box.value)
+        return self.graph.pointwise("reciprocal", each)
 
     def _index_difference(self, each: int) -> tuple[int, int] | None:
         """Return (a - x0, x - x0) of a box a - x, or (x0 - b, x0 - x) of a box x - b."""
@@ -256,6 +295,60 @@ class _Rules:
                 kept = graph.pointwise("where", condition, core, no)
                 return graph.pointwise("mul", kept, uniform)
         return graph.pointwise("where", condition, yes, no)
+
+
+def row_term(graph: Graph, each: int, axes: Collection[str]) -> tuple[int, int] | None:
+    """Return (rest, row) with each = rest + row, where row carries none of the axes; None without a row.
+
+    It passes a `where` whose other branch is -inf: -inf + row is -inf.
+    """
+    box = graph[each]
+    if isinstance(box, Pointwise) and box.operator == "where":
+        condition, yes, no = box.operands
+        parts = row_term(graph, yes, axes) if graph[no] == Constant(-inf, Kind.FLOAT) else None
+        return parts and (graph.pointwise("where", condition, parts[0], no), parts[1])
+    terms = _terms(graph, each, positive=True)
+    rows = [term for term in terms if not set(axes) & set(graph[term[0]].axes)]
+    rest = [term for term in terms if term not in rows]
+    if not rows or not rest or box.kind is not Kind.FLOAT:
+        return None
+    return _total(graph, rest), _total(graph, rows)
+
+
+def _terms(graph: Graph, each: int, *, positive: bool) -> list[tuple[int, bool]]:
+    """Return the terms of a sum with their signs."""
+    box = graph[each]
+    if isinstance(box, Pointwise) and box.kind is Kind.FLOAT and box.operator in ("add", "sub"):
+        left, right = box.operands
+        same = box.operator == "add"
+        return [
+            *_terms(graph, left, positive=positive),
+            *_terms(graph, right, positive=positive == same),
+        ]
+    return [(each, positive)]
+
+
+def _total(graph: Graph, terms: Sequence[tuple[int, bool]]) -> int:
+    """Return the sum of signed terms, a positive one first."""
+    first, *others = sorted(terms, key=lambda term: not term[1])
+    total = first[0] if first[1] else graph.pointwise("neg", first[0])
+    for each, positive in others:
+        total = graph.pointwise("add" if positive else "sub", total, each)
+    return total
+
+
+def _factors(graph: Graph, each: int) -> list[int]:
+    box = graph[each]
+    if isinstance(box, Pointwise) and box.kind is Kind.FLOAT and box.operator == "mul":
+        return [factor for operand in box.operands for factor in _factors(graph, operand)]
+    return [each]
+
+
+def _multiplied(graph: Graph, left: int, right: int) -> int:
+    one, other = graph[left], graph[right]
+    if isinstance(one, Constant) and isinstance(other, Constant):
+        return graph.constant(float(one.value) * float(other.value))
+    return graph.pointwise("mul", left, right)
 
 
 def split_scale(graph: Graph, each: int) -> tuple[int, int] | None:

@@ -14,10 +14,12 @@ from math import inf, isinf, isnan
 from napkin.emit.expressions import Call, Define, Expression, Leaf, Statement, inline
 from napkin.language.errors import Diagnostic, NapkinError
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
+from napkin.schedule.liveness import reads
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import (
     Assign,
     AxisRole,
+    Compute,
     Dot,
     EdgePosition,
     Fill,
@@ -111,17 +113,23 @@ def spell(program: Program) -> Spelling:
 
 
 def _all_axes(program: Program) -> list[str]:
-    """Return every axis, those that are only read by position last."""
+    """Return every axis, then those that are only read by position, then those of lengths alone."""
     seen = dict.fromkeys(each.axis for each in program.axes)
-    return list(seen | dict.fromkeys(axis for each in program.arrays for axis in each.axes))
+    seen |= dict.fromkeys(axis for each in program.arrays for axis in each.axes)
+    for each in walk(program.operations):
+        operands = each.operands if isinstance(each, Compute) else ()
+        seen |= dict.fromkeys(one.axis for one in operands if isinstance(one, Length))
+    return list(seen)
 
 
 def print_kernel(program: Program, *, approximate: bool) -> KernelText:
     """Return a Program as the text of a Triton kernel; `approximate` allows one-instruction functions."""
-    return _Printer(program, approximate=approximate).run()
+    return BodyPrinter(program, approximate=approximate).run()
 
 
-class _Printer:
+class BodyPrinter:
+    """Prints a Program as one function; what a warp-specialised kernel prints otherwise overrides it."""
+
     def __init__(self, program: Program, *, approximate: bool) -> None:
         self.program = program
         self.approximate = approximate
@@ -129,6 +137,7 @@ class _Printer:
         self.text = KernelText()
         self.tiles: dict[str, Tile] = {}
         self.values: dict[str, Call] = {}
+        self.unsettled: frozenset[str] = frozenset()
         self.depth = 1
 
     def run(self) -> KernelText:
@@ -147,7 +156,7 @@ class _Printer:
         ]
         for name in (*positions, *self.names.lanes.values()):
             made = [line for line in self.text.body if line.lstrip().startswith(f"{name} = ")]
-            if sum(_uses(line, name) for line in self.text.body) == len(made):
+            if sum(uses(line, name) for line in self.text.body) == len(made):
                 self.text.body = [line for line in self.text.body if line not in made]
 
     def _line(self, text: str) -> None:
@@ -160,22 +169,22 @@ class _Printer:
         used = "\n".join(self.text.body)
         out = self.text.parameters
         for array in (*self.program.arrays, *self.program.outputs):
-            if _uses(used, self.names.descriptors[array.name]):
+            if uses(used, self.names.descriptors[array.name]):
                 out.append(self.names.descriptors[array.name])
-            if _uses(used, self.names.pointers[array.name]):
+            if uses(used, self.names.pointers[array.name]):
                 out.append(self.names.pointers[array.name])
         out += [self.names.scalars[name] for name, _ in self.program.scalars]
         for array in (*self.program.arrays, *self.program.outputs):
             for axis in array.axes:
                 stride = self.names.strides[array.name, axis]
-                if _uses(used, stride):
+                if uses(used, stride):
                     out.append(stride)
-        out += [size for size in self.names.sizes.values() if _uses(used, size)]
+        out += [size for size in self.names.sizes.values() if uses(used, size)]
         for key, name in self.names.blocks.items():
-            if _uses(used, name):
+            if uses(used, name):
                 out.append(f"{name}: tl.constexpr")
                 self.text.blocks[name] = self._extent(key)
-        if _uses(used, "STAGES"):
+        if uses(used, "STAGES"):
             out.append("STAGES: tl.constexpr")
 
     def _extent(self, key: str) -> int:
@@ -244,6 +253,9 @@ class _Printer:
                 self._bind(each.tile, self._fold(each))
             case Dot():
                 self._bind(each.tile, self._dot(each))
+                if each.tile.name in self.unsettled:
+                    name = each.tile.name
+                    self._line(f"{name} = {self._helper('settled', '_settled', [name])}")
             case Fill():
                 self._bind(each.tile, self._fill(each))
             case Assign():
@@ -260,7 +272,8 @@ class _Printer:
     def _loop(self, loop: Loop) -> None:
         start, stop = (self._leaf(each, ()) for each in (loop.start, loop.stop))
         name = self.names.starts[loop.axis]
-        step = self._block(loop.axis)
+        has_lanes = self.program.axis(loop.axis).dim is not None
+        step = self._block(loop.axis) if has_lanes else str(loop.step)
         role = self.program.axis(loop.axis).role
         # Few chunks are cut; fed by the copy engine they need no pipeline, whose registers would burden
         # the chunks that are not cut. Copies by the threads themselves need one all the more.
@@ -276,9 +289,11 @@ class _Printer:
             self._line("")
             self._line(f"# {_LOOP_COMMENTS[role, loop.region].format(axis=loop.axis)}")
         self._line(f"for {name} in tl.range({start}, {stop}, {step}{stages}):")
+        around, self.unsettled = self.unsettled, running_on(loop)
         self.depth += 1
         self._operations(loop.body)
         self.depth -= 1
+        self.unsettled = around
         if self.depth == 1:
             self._line("")
 
@@ -289,7 +304,10 @@ class _Printer:
         if isinstance(each, Leaf):
             return self._leaf(each.operand, dims)
         text = self._call(each)
-        return text if _same(each.dims, dims) else self._expand(f"({text})", each.dims, dims)
+        if _same(each.dims, dims):
+            return text
+        is_call = POINTWISE[each.operator].triton.endswith(")")
+        return self._expand(text if is_call else f"({text})", each.dims, dims)
 
     def _call(self, each: Call) -> str:
         operands = [self._operand(operand, each) for operand in each.operands]
@@ -301,7 +319,7 @@ class _Printer:
         if isinstance(operand, Leaf) and isinstance(operand.operand, Literal):
             value = operand.operand.value
             whole = parent.tile.kind is Kind.INT and isinstance(value, float)
-            return _literal(_as_integer(value) if whole else value)
+            return literal(as_integer(value) if whole else value)
         if parent.tile.kind is Kind.BOOL and not parent.dims and self._is_float_scalar(operand):
             # The interpreter leaves it a number of Python's, whose truth values `~` and `&` mistake.
             return self._helper("float", "_float", [self._expression(operand, ())])
@@ -316,7 +334,7 @@ class _Printer:
 
     def _leaf(self, operand: Operand, dims: tuple[str, ...]) -> str:
         if isinstance(operand, Literal):
-            return _literal(operand.value)
+            return literal(operand.value)
         if isinstance(operand, Length):
             return self.names.sizes[operand.axis]
         if operand not in self.tiles:
@@ -382,7 +400,7 @@ class _Printer:
             operand = self._helper("float", "_float", operands)
         elif self._kind(inner) is not Kind.FLOAT:
             operand = f"tl.cast({operand}, tl.float32)"
-        if each.operator in ("tanh", "sigmoid"):
+        if each.operator in ("tanh", "sigmoid", "reciprocal"):
             fragment = each.operator
             if each.operator == "tanh" and self.approximate:
                 fragment = "tanh_approximate"
@@ -533,10 +551,10 @@ class _Printer:
         else:
             shape = f"[{', '.join(self.names.blocks[dim] for dim in each.tile.dims)}]"
         kind = TRITON_TYPES[each.tile.storage]
-        value = _as_integer(each.value) if each.tile.kind is Kind.INT else each.value
+        value = as_integer(each.value) if each.tile.kind is Kind.INT else each.value
         if each.value == 0 and each.tile.dims:
             return f"tl.zeros({shape}, {kind})"
-        return f"tl.full({shape}, {_literal(value)}, {kind})"
+        return f"tl.full({shape}, {literal(value)}, {kind})"
 
     def _fold(self, each: Fold) -> str:
         tile = self.tiles[each.source]
@@ -580,14 +598,41 @@ _LOOP_COMMENTS = {
 }
 
 _SPECIAL = {
-    "div": _Printer.divide,
-    "floordiv": _Printer.floor_divide,
-    "mod": _Printer.modulo,
-    "pow": _Printer.power,
+    "div": BodyPrinter.divide,
+    "floordiv": BodyPrinter.floor_divide,
+    "mod": BodyPrinter.modulo,
+    "pow": BodyPrinter.power,
     **dict.fromkeys(
-        ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "erf"), _Printer.unary
+        ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "reciprocal"),
+        BodyPrinter.unary,
     ),
 }
+
+
+def running_on(loop: Loop) -> frozenset[str]:
+    """Return the sums of a loop whose contraction may still run when its left operand is made anew.
+
+    Triton leaves a contraction that only adds to a sum in flight into the next step. A left operand that is
+    computed lies in registers, which the next step then overwrites: seen as wrong numbers on Hopper with
+    Triton 3.6. Where that operand waits for another contraction's result anyway, both are done by then.
+    """
+    dots = [op for op in loop.body if isinstance(op, Dot)]
+    others = [op for op in walk(loop.body) if not isinstance(op, (Dot, Assign))]
+    read = {name for op in others for name in reads(op)}
+    read |= {name for op in dots for name in (op.left, op.right)}
+    awaited = {op.tile.name for op in dots if op.tile.name in read}
+    made: dict[str, bool] = {}  # computed in this step: whether it waited for a contraction
+    for op in loop.body:
+        if isinstance(op, (Compute, Fold)):
+            waited = any(each in awaited or made.get(each, False) for each in reads(op))
+            made[op.tile.name] = waited
+        elif isinstance(op, Load) and op.tile.storage not in {dot.operand_type for dot in dots}:
+            made[op.tile.name] = False
+    return frozenset(
+        op.tile.name
+        for op in dots
+        if op.accumulator is not None and op.tile.name not in awaited and made.get(op.left) is False
+    )
 
 
 def _unsupported_dot(each: Dot, tile: Tile) -> Diagnostic:
@@ -603,7 +648,8 @@ def _same(dims: tuple[str, ...], target: tuple[str, ...]) -> bool:
     return not dims or dims == target
 
 
-def _uses(text: str, name: str) -> bool:
+def uses(text: str, name: str) -> bool:
+    """Return whether a text names something."""
     return re.search(rf"\b{re.escape(name)}\b", text) is not None
 
 
@@ -622,7 +668,8 @@ def _is_zero(each: Expression) -> bool:
     return isinstance(each, Leaf) and each.operand == Literal(0)
 
 
-def _literal(value: float | int | bool) -> str:
+def literal(value: float | int | bool) -> str:
+    """Return a number as Python writes it in a kernel."""
     if isinstance(value, float) and isnan(value):
         return 'float("nan")'
     if isinstance(value, float) and isinf(value):
@@ -630,6 +677,6 @@ def _literal(value: float | int | bool) -> str:
     return repr(value)
 
 
-def _as_integer(value: float | int | bool) -> int:
+def as_integer(value: float | int | bool) -> int:
     """Return a number as an integer tile holds it: the units of reductions are written as floats."""
     return int(max(min(value, _LARGEST_INT), -_LARGEST_INT - 1))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napkin.algebra.conditions import find_condition, vanishes
 from napkin.algebra.derive import Derivation, derive
-from napkin.algebra.masks import Interval, find_condition, interval, vanishes
+from napkin.algebra.masks import Interval, interval
 from napkin.algebra.show import show_derivation
 from napkin.diagram import Graph, Index, Input, Pointwise
 from napkin.evaluate import NumpyArithmetic, evaluate

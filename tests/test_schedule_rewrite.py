@@ -100,6 +100,3 @@ def test_a_sum_whose_operand_is_made_anew_is_waited_for(product: str, waits: boo
 def test_what_waits_for_another_contraction_needs_no_second_wait() -> None:
     program = program_of("S", "unused: float")
     assert not any(running_on(loop) for loop in loops_of(program))
-    assert (
-        derive(parse(ATTENTION.format(score="S", extra="u: float") + SIZES).core).stream is not None
-    )

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from napkin.algebra.conditions import find_condition
 from napkin.algebra.laws import check_laws
-from napkin.algebra.masks import find_condition
 from napkin.algebra.states import Stream
 from napkin.algebra.streams import derive_stream
 from napkin.diagram import Diagram, Gather, Graph, Input, Reduce, operands_of, topological

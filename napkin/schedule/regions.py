@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from napkin.algebra.masks import Bounds, vanishes
+from napkin.algebra.conditions import vanishes
+from napkin.algebra.masks import Bounds
 from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,

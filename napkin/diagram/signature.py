@@ -1,0 +1,161 @@
+"""A diagram: its signature, boxes, sizes and relabellings by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from napkin.diagram.boxes import (
+    SCALAR_TYPES,
+    STORAGE_TYPES,
+    Box,
+    Constant,
+    Gather,
+    Index,
+    Pointwise,
+    Reduce,
+    Size,
+)
+from napkin.language.source import NOWHERE, Source, Span
+from napkin.operators import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A parameter of a diagram: dims in memory order, outermost first; a composite dim lists several axes.
+
+    `dtype` is a storage type, `int` or `float` for a typed scalar, None for the caller's type.
+    """
+
+    name: str
+    dims: tuple[tuple[str, ...], ...]
+    dtype: str | None
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Every axis in memory order, composite dims opened."""
+        return tuple(axis for dim in self.dims for axis in dim)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind its elements have when computed with."""
+        if self.dtype is None:
+            return Kind.FLOAT
+        return (STORAGE_TYPES | SCALAR_TYPES)[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A result: its name, dims in memory order, the box that gives it; `dtype` None for the inputs' type."""
+
+    name: str
+    dims: tuple[tuple[str, ...], ...]
+    dtype: str | None
+    box: int
+    span: Span = field(default=NOWHERE, compare=False)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Every axis in memory order, composite dims opened."""
+        return tuple(axis for dim in self.dims for axis in dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """One phrase of an `on` block: these axes by this tile."""
+
+    axes: tuple[str, ...]
+    tile: int
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`at LEVEL: names` of an `on` block."""
+
+    level: str
+    names: tuple[str, ...]
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Relabelling:
+    """A relabelling by hand for one machine; what is left out is derived.
+
+    `split` names axes that are walked in chunks inside a step (the paper's sub-loop, u_a).
+    """
+
+    machine: str
+    group: tuple[Tiling, ...] = ()
+    stream: tuple[Tiling, ...] = ()
+    split: tuple[Tiling, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    warps: int | None = None
+    stages: int | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagram:
+    """A whole diagram: `names[i]` is box i's single-assignment name, `spans[i]` its place in `source`."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    outputs: tuple[Output, ...]
+    boxes: tuple[Box, ...]
+    names: tuple[str, ...]
+    sizes: tuple[tuple[str, int], ...] = ()
+    relabellings: tuple[Relabelling, ...] = ()
+    comment: str = field(default="", compare=False)
+    spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
+    source: Source | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Every axis, in order of first appearance in the signature, then in the boxes."""
+        seen: dict[str, None] = {}
+        for item in (*self.arguments, *self.outputs, *self.boxes):
+            seen |= dict.fromkeys(item.axes)
+            if isinstance(item, Reduce):
+                seen |= dict.fromkeys(item.over)
+            if isinstance(item, Size):
+                seen[item.axis] = None
+        return tuple(seen)
+
+    def argument(self, name: str) -> Argument:
+        """Return the argument of that name."""
+        return next(each for each in self.arguments if each.name == name)
+
+    def __str__(self) -> str:
+        from napkin.diagram.printing import print_diagram  # which reads diagrams
+
+        return print_diagram(self)
+
+
+def implied_sizes(diagram: Diagram) -> dict[str, tuple[str, int]]:
+    """Return the axes that no argument carries and whose length a read implies.
+
+    `K[page[b, x // 16], x % 16, k, d]` with `page[b n]` gives `{"x": ("n", 16)}`: x is 16 times as long as
+    n. A bare label, `H[b, q, d]` with `H[b t d]`, gives `{"q": ("t", 1)}`. The first read decides.
+    """
+    carried = {axis for argument in diagram.arguments for axis in argument.axes}
+    found: dict[str, tuple[str, int]] = {}
+    for box in diagram.boxes:
+        if not isinstance(box, Gather):
+            continue
+        for read, index in zip(diagram.boxes[box.array].axes, box.indices, strict=True):
+            walked = _walked_axis(diagram, diagram.boxes[index])
+            if walked is not None and walked[0] not in carried:
+                found.setdefault(walked[0], (read, walked[1]))
+    return found
+
+
+def _walked_axis(diagram: Diagram, index: Box) -> tuple[str, int] | None:
+    """Return (axis, count) if an index walks an array once in steps of `count` of the axis."""
+    if isinstance(index, Index):
+        return index.axis, 1
+    if isinstance(index, Pointwise) and index.operator == "floordiv":
+        axis, count = (diagram.boxes[each] for each in index.operands)
+        if isinstance(axis, Index) and isinstance(count, Constant) and count.value > 0:
+            return axis.axis, int(count.value)
+    return None

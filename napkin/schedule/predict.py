@@ -1,8 +1,7 @@
-"""What a Program is expected to need and take: shared memory, registers, seconds.
+"""How long a Program is expected to take, and what its time is made of.
 
-In: a `Program`, a machine, axis lengths, warps. Out: a `Prediction`. It counts the Program that will be
-printed and nothing else. It is only as fine as choosing tiles needs; the full performance model will take
-its place behind `predict`.
+In: a `Program`, a machine, axis lengths, warps. Out: a `Prediction`, with what `occupancy` says of its
+needs. It counts the Program that will be printed and nothing else.
 """
 
 from __future__ import annotations
@@ -14,19 +13,21 @@ from math import ceil, prod
 from napkin.machine import Machine
 from napkin.operators import POINTWISE, Pipeline
 from napkin.schedule.layout import TYPE_BYTES
+from napkin.schedule.occupancy import (
+    blocks_per_unit,
+    elements,
+    registers_per_thread,
+    shared_bytes,
+)
 from napkin.schedule.program import (
     AxisRole,
     Compute,
     Dot,
-    Fill,
     Fold,
     Load,
     Loop,
     Operation,
-    Path,
     Program,
-    Region,
-    tiles_of,
     walk,
 )
 from napkin.schedule.trips import kinds_of_groups, loop_places, remainders, trips
@@ -35,14 +36,13 @@ from napkin.schedule.trips import kinds_of_groups, loop_places, remainders, trip
 # attention at head sizes 64, 128 and 256, and its variants at 128.
 _TENSOR_REACHED = 0.8  # of the tensor core's rate by a plain loop of 128 rows or more
 _TENSOR_REACHED_64 = 0.68  # of 64 rows
-_NARROW_REACHED = 0.8  # of that, where columns or depth are under 64
+_NARROW_REACHED, _THIN_REACHED = 0.8, 0.4  # of that, where columns or depth are under 64, under 32
+_SHARED_ROWS_REACHED = 0.65  # of that, where two warpgroups share 64 rows
 _EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2, 3 or more
 _WAIT, _DEEP_WAIT = 200, 70  # clocks that a contraction waits for its operands, at 2 and 3 stages
 _CUT_WAIT = 1500  # clocks of a chunk that is cut: nothing is fetched ahead of it
 _MASK_REGISTERS = 6  # bounds and positions that a mask keeps beside the loops
 _MASKED_COPY_REGISTERS = 32  # where threads copy, and test every address
-_COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
-_FRAGMENT = 16  # rows (or columns) of an operand that mma.sync takes from registers at a time
 _GATHERED = 0.21  # clocks of an element read at a computed position, for each stage but the last
 _COPY_BYTES = 67  # a clock from L2 to a unit's shared memory
 _START = 1500  # clocks of a block outside its loops
@@ -50,12 +50,30 @@ _START = 1500  # clocks of a block outside its loops
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a plan is expected to need a block (bytes, registers a thread) and take (seconds)."""
+    """What a plan is expected to need a block (bytes, registers a thread) and take (seconds).
+
+    `parts` says what the seconds are made of, by name; they add up to them.
+    """
 
     shared_bytes: int
     registers: int
     seconds: float
     bound_by: str
+    parts: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a group does on average: clocks of contractions and of other arithmetic, bytes moved.
+
+    `contracted` counts contractions, `gathered` elements that are read at computed positions.
+    """
+
+    tensor: float
+    vector: float
+    moved: float
+    contracted: float
+    gathered: float
 
 
 def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps: int) -> Prediction:
@@ -65,192 +83,79 @@ def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps:
     registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
     if any(walked[id(op)] >= 0.5 for op in _cut_loops(program)):
         registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
-    blocks = _blocks_per_unit(machine, warps, shared, registers)
-    seconds, bound_by = _time(program, machine, sizes, walked, blocks)
-    return Prediction(shared, registers, seconds, bound_by)
-
-
-def shared_bytes(program: Program, *, wgmma: bool) -> int:
-    """Return the shared memory of a block: the rings, and on Hopper the operands that stay."""
-    deepest = max((buffer.stages for buffer in program.buffers), default=1)
-    contracted = {
-        name
-        for op in walk(program.operations)
-        if isinstance(op, Dot)
-        for name in (op.left, op.right)
+    blocks = blocks_per_unit(machine, warps, shared, registers)
+    work = _work(program, machine, walked, warps)
+    busy = _busy_seconds(program, machine, sizes, walked, work, blocks)
+    groups = _groups(program, sizes)
+    times = {
+        "tensor and vector work": sum(busy.values()),
+        "L2": groups * work.moved / machine.bandwidth("l2"),
+        "DRAM": _unique_bytes(program, sizes) / machine.bandwidth("dram"),
     }
-    rings: dict[str, int] = {}
-    for loop in walk(program.operations):
-        body = loop.body if isinstance(loop, Loop) else ()
-        for each in body if any(isinstance(op, Dot) for op in body) else ():
-            if isinstance(each, Load) and len(each.tile.dims) > 1 and not each.gathered[-1]:
-                # What threads read gives its place back in the same step: a ring of one less.
-                depth = deepest if each.tile.name in contracted else max(deepest - 1, 1)
-                size = _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
-                rings[each.array] = max(rings.get(each.array, 0), depth * size)
-    total = sum(rings.values())
-    for each in program.operations:
-        if isinstance(each, Load) and each.tile.level == "shared" and wgmma:
-            total += _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
-    return total
+    bound = max(times, key=lambda name: times[name])
+    beyond = times[bound] - times["tensor and vector work"]
+    parts = busy | ({f"waiting for {bound}": beyond} if beyond > 0 else {})
+    return Prediction(shared, registers, times[bound], bound, tuple(parts.items()))
 
 
-def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
-    """Return the registers of a thread: states, the widest moment of a body, and addressing.
-
-    The bases were read from ptxas over the shipped examples (tests/test_runtime_inspect.py).
-    """
-    loops = [op for op in program.operations if isinstance(op, Loop)]
-    hot = [op for op in loops if op.region is Region.FULL] or loops
-    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
-    rows = min((_elements(program, op.tile.dims[:1]) for op in dots), default=64)
-    columns = max((_elements(program, op.tile.dims[1:]) for op in dots), default=0)
-    from_shared = wgmma and rows >= 64
-    held = _held_words(program, from_shared=from_shared)
-    widest = max((_body_words(program, op) for op in hot), default=_straight_words(program))
-    vectors = max((_column_words(program, op) for op in loops), default=0)
-    base = 28
-    if not from_shared:
-        streamed = any(_streams_left(op.body) for op in loops)
-        base = _FRAGMENT + columns * _FRAGMENT // 64 + _copy_registers(program, warps)
-        base += 3 * _FRAGMENT if streamed else 0  # the next rows are fetched meanwhile
-    return int((held + widest) / (32 * warps)) + vectors + base
-
-
-def _copy_registers(program: Program, warps: int) -> int:
-    """Return the registers of a ring's copies where threads issue them themselves."""
-    loads = {
-        op.buffer
-        for op in walk(program.operations)
-        if isinstance(op, Load) and op.path is Path.POINTER
-    }
-    copied = sum(buffer.tile_bytes for buffer in program.buffers if buffer.name in loads)
-    return _COPY_REGISTERS * copied // (16 * 32 * warps)
-
-
-def _streams_left(body: Sequence[Operation]) -> bool:
-    """Return whether a contraction takes its left operand from a ring."""
-    loaded = {op.tile.name for op in body if isinstance(op, Load)}
-    return any(isinstance(op, Dot) and op.left in loaded for op in body)
-
-
-def _held_words(program: Program, *, from_shared: bool) -> float:
-    """Return the words that live through the loops: states, and operands that stay in registers."""
-    words = 0.0
-    for op in program.operations:
-        if isinstance(op, Fill):
-            words += _elements(program, op.tile.dims)
-        if isinstance(op, Load) and op.tile.level == "shared" and not from_shared:
-            words += _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage] / 4
-    return words
-
-
-def _body_words(program: Program, loop: Loop) -> float:
-    """Return the words at a body's widest moment.
-
-    Contractions' results with their rounded copies, the widest computed operand, and 64-bit addresses of
-    elements read at computed positions.
-    """
-    words = 0.0
-    results = {op.tile.dims for op in loop.body if isinstance(op, Dot)}
-    for op in loop.body:
-        if isinstance(op, Dot) and op.accumulator is None:
-            words += 1.5 * _elements(program, op.tile.dims)
-        elif isinstance(op, Loop):
-            words += _body_words(program, op)
-        elif isinstance(op, Load) and op.gathered and op.gathered[-1] and op.tile.dims in results:
-            words += 1.5 * _elements(program, op.tile.dims)
-    computed = [op for op in loop.body if isinstance(op, Compute) and len(op.tile.dims) > 1]
-    words += 0.5 * max((_elements(program, op.tile.dims) for op in _meetings(loop)), default=0)
-    others = sorted(
-        _elements(program, dims) for dims in {op.tile.dims for op in computed} - results
-    )
-    if results:
-        return words + 1.5 * max(others, default=0) + sum(others[:-1])
-    return words + 2.0 * max(others, default=0)
-
-
-def _meetings(loop: Loop) -> list[Compute]:
-    """Return the computations where two contractions' results meet: neither gives way before."""
-    made = {
-        op.tile.name: {op.tile.name}
-        for op in loop.body
-        if isinstance(op, Dot) and op.accumulator is None
-    }
-    met: list[Compute] = []
-    for op in loop.body:
-        if isinstance(op, Compute) and len(op.tile.dims) > 1:
-            sources = [made[each] for each in op.operands if isinstance(each, str) and each in made]
-            made[op.tile.name] = set().union(*sources)
-            if len(sources) > 1 and len(made[op.tile.name]) > 1:
-                met.append(op)
-    return met
-
-
-def _column_words(program: Program, loop: Loop) -> int:
-    """Return the registers of vectors along a result's columns: every thread of a row holds a quarter."""
-    if not any(isinstance(op, Dot) for op in loop.body):
-        return 0
-    made = [op for op in loop.body if isinstance(op, (Compute, Load))]
-    wide = {(op.tile.kind, isinstance(op, Load)) for op in made if op.tile.dims == (loop.axis,)}
-    loaded = any(is_load for _, is_load in wide)
-    if loop.region is Region.PARTIAL and not loaded:
-        return 0  # positions are made again where they are compared
-    return len(wide) * program.axis(loop.axis).tile // 4
-
-
-def _straight_words(program: Program) -> float:
-    largest = [_elements(program, tile.dims) for tile in tiles_of(program.operations)]
-    return 3.0 * max(largest, default=0)
-
-
-def _elements(program: Program, dims: Sequence[str]) -> int:
-    return prod(program.dim(dim).extent for dim in dims)
-
-
-def _time(
+def _busy_seconds(
     program: Program,
     machine: Machine,
     sizes: Mapping[str, int],
     walked: Mapping[int, float],
+    work: _Work,
     blocks: int,
-) -> tuple[float, str]:
-    """Return predicted seconds and what binds: work on the units' pipelines, L2 or DRAM traffic."""
-    groups = prod(
-        ceil(sizes[tile.axis] / tile.tile) for tile in program.axes if tile.role is AxisRole.GROUP
-    )
+) -> dict[str, float]:
+    """Return the seconds that the units are at work, by what they do."""
+    stages = max((buffer.stages for buffer in program.buffers), default=1)
+    hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
+    clocks = {
+        "contractions": work.tensor,
+        "other arithmetic": max(hidden * work.vector, work.vector - work.tensor),
+        "waiting": _latency(program, walked, work.contracted, stages, blocks) / blocks,
+        "reads at computed positions": _GATHERED * work.gathered * max(1, stages - 1),
+    }
+    waves = _groups(program, sizes) / machine.units
+    waves = ceil(waves) if waves < 4 else waves
+    return {name: waves * each / machine.clock for name, each in clocks.items()}
+
+
+def _latency(
+    program: Program, walked: Mapping[int, float], contracted: float, stages: int, blocks: int
+) -> float:
+    """Return the clocks of a block in which it waits, other blocks left out."""
+    # With three blocks on a unit the others' work hides the wait, whatever the ring's depth.
+    clocks = (_DEEP_WAIT if stages > 2 and blocks < 3 else _WAIT) * contracted + _START
+    clocks += 0.0 if stages > 2 else _unhidden_copies(program, walked)
+    return clocks + _CUT_WAIT * sum(walked[id(op)] for op in _cut_loops(program))
+
+
+def _work(program: Program, machine: Machine, walked: Mapping[int, float], warps: int) -> _Work:
     tensor, vector, moved, contracted, gathered = 0.0, 0.0, 0.0, 0.0, 0.0
     for op, steps in _weigh(program.operations, walked, 1.0):
-        clocks = _clocks(program, op, machine)
+        clocks = _clocks(program, op, machine, warps)
         tensor += steps * clocks.get(Pipeline.TENSOR, 0.0)
         vector += steps * (clocks.get(Pipeline.SFU, 0.0) + clocks.get(Pipeline.FP32, 0.0))
+        contracted += steps * isinstance(op, Dot)
         if isinstance(op, Load):
-            moved += steps * _elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
-        if isinstance(op, Dot):
-            contracted += steps
-        if isinstance(op, Load) and op.gathered and op.gathered[-1] and len(op.tile.dims) > 1:
-            gathered += steps * _elements(program, op.tile.dims)
-    # With three blocks on a unit the others' work hides the wait, whatever the ring's depth.
-    stages = max((buffer.stages for buffer in program.buffers), default=1)
-    latency = (_DEEP_WAIT if stages > 2 and blocks < 3 else _WAIT) * contracted + _START
-    latency += 0.0 if stages > 2 else _unhidden_copies(program, walked)
-    latency += _CUT_WAIT * sum(walked[id(op)] for op in _cut_loops(program))
-    hidden = _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
-    per_group = max(tensor + hidden * vector, vector) + latency / blocks
-    per_group += _GATHERED * gathered * max(1, stages - 1)
-    waves = groups / machine.units
-    waves = ceil(waves) if waves < 4 else waves
-    unique = sum(
+            count = steps * elements(program, op.tile.dims)
+            moved += count * TYPE_BYTES[op.tile.storage]
+            if len(op.tile.dims) > 1 and op.gathered[-1]:
+                gathered += count
+    return _Work(tensor, vector, moved, contracted, gathered)
+
+
+def _groups(program: Program, sizes: Mapping[str, int]) -> int:
+    return prod(
+        ceil(sizes[tile.axis] / tile.tile) for tile in program.axes if tile.role is AxisRole.GROUP
+    )
+
+
+def _unique_bytes(program: Program, sizes: Mapping[str, int]) -> int:
+    return sum(
         prod(sizes[axis] for axis in array.axes) * TYPE_BYTES[array.dtype]
         for array in (*program.arrays, *program.outputs)
     )
-    times = {
-        "tensor and vector work": waves * per_group / machine.clock,
-        "L2": groups * moved / machine.bandwidth("l2"),
-        "DRAM": unique / machine.bandwidth("dram"),
-    }
-    bound = max(times, key=lambda name: times[name])
-    return times[bound], bound
 
 
 def _unhidden_copies(program: Program, walked: Mapping[int, float]) -> float:
@@ -264,7 +169,7 @@ def _unhidden_copies(program: Program, walked: Mapping[int, float]) -> float:
         dots = [each for each in op.body if isinstance(each, Dot)]
         if dots and all(each.accumulator is not None for each in dots):
             copied = sum(
-                _elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
+                elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
                 for each in op.body
                 if isinstance(each, Load) and each.buffer is not None
             )
@@ -286,13 +191,6 @@ def _cut_loops(program: Program) -> list[Loop]:
     """Return the loops over what a mask or the end cuts off another loop: they are not pipelined."""
     places = remainders(program)
     return [op for op in walk(program.operations) if isinstance(op, Loop) and id(op) in places]
-
-
-def _blocks_per_unit(machine: Machine, warps: int, shared: int, registers: int) -> int:
-    limits = machine.limits
-    by_shared = limits.shared_per_block // max(shared + limits.shared_reserved_per_block, 1)
-    by_registers = limits.registers_per_unit // (32 * warps * max(registers, 32))
-    return max(1, min(by_shared, by_registers, 8))
 
 
 def average_steps(program: Program, sizes: Mapping[str, int]) -> dict[int, float]:
@@ -320,25 +218,28 @@ def _weigh(
             yield op, times
 
 
-def _clocks(program: Program, op: Operation, machine: Machine) -> dict[Pipeline, float]:
+def _clocks(program: Program, op: Operation, machine: Machine, warps: int) -> dict[Pipeline, float]:
     """Return the clocks of one execution on each pipeline of a unit."""
     if isinstance(op, Dot):
-        rows = _elements(program, op.tile.dims[:1])
-        columns = _elements(program, op.tile.dims[1:])
-        depth = _elements(program, (op.over,))
+        rows = elements(program, op.tile.dims[:1])
+        columns = elements(program, op.tile.dims[1:])
+        depth = elements(program, (op.over,))
         kind = op.operand_type if machine.has_rate(Pipeline.TENSOR, op.operand_type) else "tf32"
         rate = machine.rate(Pipeline.TENSOR, kind)
         reached = _TENSOR_REACHED if rows >= 128 else _TENSOR_REACHED_64 * min(1.0, rows / 64)
-        reached *= 1.0 if min(columns, depth) >= 64 else _NARROW_REACHED
+        narrow = min(columns, depth)
+        reached *= 1.0 if narrow >= 64 else _NARROW_REACHED if narrow >= 32 else _THIN_REACHED
+        if machine.has("wgmma") and 64 <= rows < 16 * warps:
+            reached *= _SHARED_ROWS_REACHED
         return {Pipeline.TENSOR: 2 * rows * columns * depth / rate / reached}
     if isinstance(op, Compute):
         row = POINTWISE[op.operator]
-        count = _elements(program, op.tile.dims)
+        count = elements(program, op.tile.dims)
         return {
             Pipeline.FP32: row.fp32 * count / machine.rate(Pipeline.FP32, "fp32"),
             Pipeline.SFU: row.sfu * count / machine.rate(Pipeline.SFU, "fp32"),
         }
     if isinstance(op, Fold):
-        count = _elements(program, (*op.tile.dims, *op.over))
+        count = elements(program, (*op.tile.dims, *op.over))
         return {Pipeline.FP32: count / machine.rate(Pipeline.FP32, "fp32")}
     return {}

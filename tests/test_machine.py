@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from napkin.machine.load import parse_machine
 from napkin.operators import Pipeline
 
 ALL = machine_names()
+COMPILED = tuple(name for name in ALL if load_machine(name).capability is not None)
+LIMITED = tuple(name for name in ALL if load_machine(name).published_limits is not None)
 TERA = 1e12
 
 
@@ -24,7 +27,8 @@ def text_of(name: str) -> str:
 
 def test_names_are_sorted_and_aliases_are_not_among_them() -> None:
     assert list(ALL) == sorted(ALL)
-    assert {"a100", "h100", "h200"} <= set(ALL)
+    assert {"a100", "h100", "h200"} <= set(COMPILED)
+    assert {"b200", "l40s", "m4_max", "mi300x", "rtx4090"} == set(ALL) - set(COMPILED)
 
 
 @pytest.mark.parametrize(("alias", "name"), [("ampere", "a100"), ("Hopper", "h100")])
@@ -55,12 +59,27 @@ def test_every_figure_has_a_source(name: str) -> None:
         *machine.levels,
         *machine.pipelines,
         *machine.instructions,
+        *machine.links,
         *machine.corrections,
+        *filter(None, (machine.published_limits,)),
     )
-    assert all(len(part.source) > 20 for part in (machine, machine.limits, *parts))
+    assert all(len(part.source) > 20 for part in (machine, *parts))
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_levels_get_smaller_and_faster_on_the_way_down(name: str) -> None:
+    machine = load_machine(name)
+    path = machine.path(machine.levels[-1].name)
+    assert path[0].name == "dram"
+    assert "shared" in [level.name for level in path]
+    known = [each.bandwidth for each in path if each.bandwidth is not None]
+    assert known == sorted(known)
+    memories = [level for level in path if level.name not in ("register", "fragment")]
+    held = [each.published_capacity for each in memories if each.published_capacity is not None]
+    assert held == sorted(held, reverse=True)
+
+
+@pytest.mark.parametrize("name", COMPILED)
 def test_the_levels_run_from_dram_to_fragments(name: str) -> None:
     machine = load_machine(name)
     path = [level.name for level in machine.path("fragment")]
@@ -72,7 +91,7 @@ def test_the_levels_run_from_dram_to_fragments(name: str) -> None:
     assert speeds == sorted(speeds)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", LIMITED)
 def test_limits_agree_with_the_levels(name: str) -> None:
     machine = load_machine(name)
     limits = machine.limits
@@ -92,6 +111,14 @@ def test_limits_agree_with_the_levels(name: str) -> None:
         ("h100", "bf16", 989),
         ("h100", "fp8e4m3", 1979),
         ("h200", "fp16", 989),
+        ("a100_40gb", "bf16", 312),
+        ("h100_pcie", "bf16", 756),
+        ("h100_pcie", "fp8e4m3", 1513),
+        ("rtx4090", "fp16", 165.2),
+        ("rtx4090", "fp8e4m3", 330.3),
+        ("rtx4090", "int8", 660.6),
+        ("mi300x", "bf16", 1307.4),
+        ("mi300x", "fp8e4m3", 2614.9),
     ],
 )
 def test_tensor_peaks_are_those_of_the_data_sheets(
@@ -102,7 +129,107 @@ def test_tensor_peaks_are_those_of_the_data_sheets(
 
 
 @pytest.mark.parametrize(
-    ("name", "intensity"), [("a100", 153), ("h100", 295), ("h200", 206)], ids=str
+    ("name", "storage_type", "tera"),
+    [
+        ("l40s", "fp16", 362),
+        ("l40s", "fp8e4m3", 733),
+        ("b200", "bf16", 2250),
+        ("b200", "int8", 4500),
+    ],
+)
+def test_peaks_from_inferred_rates_are_near_the_data_sheets(
+    name: str, storage_type: str, tera: float
+) -> None:
+    peak = load_machine(name).nominal_peak(Pipeline.TENSOR, storage_type)
+    assert peak / TERA == pytest.approx(tera, rel=1.5e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "terabytes"),
+    [
+        ("a100_40gb", 1.555),
+        ("a100", 2.039),
+        ("h100_pcie", 2.0),
+        ("h100", 3.35),
+        ("h200", 4.8),
+        ("l40s", 0.864),
+        ("rtx4090", 1.008),
+        ("b200", 8.0),
+        ("mi300x", 5.3),
+        ("m4_max", 0.546),
+    ],
+)
+def test_memory_is_as_fast_as_on_the_data_sheet(name: str, terabytes: float) -> None:
+    assert load_machine(name).nominal_bandwidth("dram") == pytest.approx(terabytes * TERA)
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "clock", "fp16", "fp8", "fma", "l2", "block", "unit"),
+    [
+        ("a100", 108, 1.41e9, 2048, None, 64, 40, 163, 164),
+        ("a100_40gb", 108, 1.41e9, 2048, None, 64, 40, 163, 164),
+        ("h100", 132, 1.83e9, 4096, 8192, 128, 50, 227, 228),
+        ("h200", 132, 1.83e9, 4096, 8192, 128, 50, 227, 228),
+    ],
+)
+def test_the_papers_hardware_figures(
+    name: str,
+    units: int,
+    clock: float,
+    fp16: int,
+    fp8: int | None,
+    fma: int,
+    l2: int,
+    block: int,
+    unit: int,
+) -> None:
+    machine = load_machine(name)
+    assert (machine.units, machine.clock) == (units, clock)
+    assert machine.rate(Pipeline.TENSOR, "fp16") == fp16
+    assert machine.has_rate(Pipeline.TENSOR, "fp8e4m3") is (fp8 is not None)
+    assert fp8 is None or machine.rate(Pipeline.TENSOR, "fp8e4m3") == fp8
+    assert machine.rate(Pipeline.SFU, "fp32") == 16
+    assert machine.rate(Pipeline.FP32, "fp32") == fma
+    assert machine.level("l2").capacity == l2 * 1024**2
+    assert machine.limits.shared_per_block == block * 1024
+    assert machine.level("shared").capacity == unit * 1024
+    assert machine.level("register").capacity == 256 * 1024
+    assert machine.limits.registers_per_thread == 255
+
+
+def test_the_documentation_names_every_machine() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "model.md").read_text(encoding="utf-8")
+    for name in ALL:
+        assert f"| `{name}`" in page
+        for alias in load_machine(name).aliases:
+            assert f"`{alias}`" in page
+
+
+def test_links_join_neighbours() -> None:
+    links = {each.name: each for each in load_machine("h100").links}
+    assert links["nvlink"].joins == "dram"
+    assert links["cluster"].joins == "shared"
+    assert dict(links["cluster"].rates) == {2: 3.27e12, 4: 2.65e12}
+    assert load_machine("l40s").links == ()
+
+
+def test_what_is_not_published_is_left_out_and_asked_for_in_vain() -> None:
+    machine = load_machine("m4_max")
+    assert machine.pipelines == ()
+    assert not machine.has_bandwidth("shared")
+    with pytest.raises(InternalError, match="level l2 has no capacity"):
+        _ = machine.level("l2").capacity
+    for figure, message in (("clock", "no clock"), ("limits", "no limits")):
+        with pytest.raises(InternalError, match=message):
+            getattr(machine, figure)
+    with pytest.raises(InternalError, match="no bandwidth for level shared"):
+        machine.nominal_bandwidth("shared")
+
+
+@pytest.mark.parametrize(
+    ("name", "intensity"),
+    [("a100_40gb", 200.6), ("a100", 153), ("h100", 295), ("h200", 206)],
+    ids=str,
 )
 def test_the_tiles_that_balance_dram_are_those_of_the_paper(name: str, intensity: float) -> None:
     machine = load_machine(name)
@@ -150,8 +277,8 @@ def fields_of(table: dict[str, Any], place: str = "") -> list[str]:
 
 
 OPTIONAL = re.compile(
-    r"architecture|level|pipeline|instruction|correction|level\.(within|bytes_per_.*)"
-    r"|pipeline\.rates\..*"
+    r"architecture|level|pipeline|instruction|correction|level\.(within|bytes_per_.*|capacity_bytes)"
+    r"|pipeline\.rates\..*|link\.rates\..*"
 )
 FIELDS = [field for field in fields_of(tomllib.loads(text_of("h200"))) if "." in field]
 
@@ -185,6 +312,11 @@ def test_a_missing_field_is_an_internal_error(field: str) -> None:
         ("measured = 2026-11-22", 'measured = "once"', "measured is not a date"),
         ('name = "h200"', 'name = "h201"', "names itself h201"),
         ("bytes_per_clock = 128", "bytes_per_clock = 128\nbytes_per_second = 1", "exclude"),
+        ("clock_hz = 1.83e9\n", "", "bytes_per_clock without clock_hz"),
+        ('joins = "dram"', 'joins = "host"', "has no level host"),
+        ("8 = 4.5e11", "all = 4.5e11", "rates are by the number joined"),
+        ("capacity_bytes = 233_472\n", "", "lacks the capacity of level shared"),
+        ("[limits]", "[bounds]", r"unknown fields: \['bounds'\]"),
     ],
 )
 def test_a_wrong_field_is_an_internal_error(before: str, after: str, message: str) -> None:
@@ -199,3 +331,13 @@ def test_a_machine_may_be_for_costs_only() -> None:
     machine: Machine = parse_machine(text, name="h200")
     assert machine.architecture is None
     assert machine.capability is None
+
+
+def test_a_machine_that_is_compiled_for_needs_its_limits() -> None:
+    text = text_of("h200")
+    start = text.index("[limits]")
+    end = text.index("[[correction]]")
+    with pytest.raises(InternalError, match="lacks its clock or limits"):
+        parse_machine(text[:start] + text[end:], name="h200")
+    costed = (text[:start] + text[end:]).replace('architecture = "sm_90"\n', "")
+    assert parse_machine(costed, name="h200").published_limits is None

@@ -19,6 +19,7 @@ from napkin.model.costs import (
     tile_symbol,
     two_level_costs,
 )
+from napkin.operators import Pipeline
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.napkin"))
 MATMUL = "diagram matmul(A[a b], B[b c]) -> C[a c]\n    C[a c] = sum[b](A * B)\n"
@@ -155,6 +156,8 @@ def test_operations_of_attention() -> None:
     costs = costs_of(SINGLE)
     assert alike(costs.step.contraction, 2 * g_q * s_x * (d + v))
     assert alike(costs.whole.contraction, 2 * q * x * (d + v))
+    assert costs.whole.by_pipeline[Pipeline.TENSOR] == costs.whole.contraction
+    assert costs.whole.by_pipeline[Pipeline.SFU] == costs.whole.exponential
     # One exponential a score, and one a row and step to carry.
     assert alike(costs.step.exponential, g_q * s_x + g_q)
     assert alike(costs.whole.exponential, q * x + q * x / s_x)
@@ -258,7 +261,7 @@ def test_a_search_finds_what_the_closed_form_does(monkeypatch: pytest.MonkeyPatc
 
     sizes = {"a": 4096, "b": 512, "c": 1024}
     closed = optimum(costs_of(MATMUL), 16_384, sizes=sizes)
-    monkeypatch.setattr(module, "_by_trade", lambda *_: None)
+    monkeypatch.setattr(module, "solve_exactly", lambda *_: None)
     searched = optimum(costs_of(MATMUL), 16_384, sizes=sizes)
     assert not searched.is_closed
     assert searched.transferred == pytest.approx(float(closed.transferred), rel=1e-3)
@@ -267,7 +270,7 @@ def test_a_search_finds_what_the_closed_form_does(monkeypatch: pytest.MonkeyPatc
 def test_a_search_needs_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     from napkin.model import optimum as module
 
-    monkeypatch.setattr(module, "_by_trade", lambda *_: None)
+    monkeypatch.setattr(module, "solve_exactly", lambda *_: None)
     with pytest.raises(ValueError, match="give numbers for M, a, b, c"):
         optimum(costs_of(MATMUL), M)
 

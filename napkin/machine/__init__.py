@@ -9,6 +9,7 @@ from napkin.machine.description import (
     Instruction,
     Level,
     Limits,
+    Link,
     Machine,
     PipelineRates,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Instruction",
     "Level",
     "Limits",
+    "Link",
     "Machine",
     "PipelineRates",
     "load_machine",

@@ -21,20 +21,28 @@ from napkin.operators import Pipeline
 class Level:
     """A memory level; an edge of the graph runs from it to each of its children.
 
-    `capacity` is in bytes an instance. `bandwidth` is the nominal rate to and from the children,
-    in bytes a second for the whole machine, None where it never binds. `granularity` is the unit
+    `capacity` is in bytes an instance; some caches' is not published. `bandwidth` is the nominal rate to
+    and from the children, in bytes a second for the whole machine, None where it never binds or nobody
+    publishes it. `granularity` is the unit
     of allocation in bytes. A level `within` another uses up the other's capacity: tensor-core
     fragments are registers.
     """
 
     name: str
-    capacity: int
+    published_capacity: int | None
     instances: int
     granularity: int
     children: tuple[str, ...]
     bandwidth: float | None
     within: str | None
     source: str
+
+    @property
+    def capacity(self) -> int:
+        """The bytes that an instance holds."""
+        if self.published_capacity is None:
+            raise InternalError(f"level {self.name} has no capacity")
+        return self.published_capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,20 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A path between neighbours at one level: `joins` is `shared` for a cluster, `dram` for several GPUs.
+
+    `rates` gives, by the number of instances joined, the bytes a second that pass one way: into one GPU,
+    or for a cluster into all units of the machine together.
+    """
+
+    name: str
+    joins: str
+    rates: tuple[tuple[int, float], ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Correction:
     """A measured value of a figure, in the unit of the method that gives the nominal one."""
 
@@ -105,21 +127,39 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine. `architecture` is the compiler's target (`sm_90`), None if it is only costed."""
+    """One machine. `architecture` is the compiler's target (`sm_90`), None if it is only costed.
+
+    A machine that is only costed may lack a clock and limits, where its maker publishes none.
+    """
 
     name: str
     title: str
     aliases: tuple[str, ...]
     architecture: str | None
     units: int
-    clock: float
+    published_clock: float | None
     features: tuple[str, ...]
     levels: tuple[Level, ...]
     pipelines: tuple[PipelineRates, ...]
     instructions: tuple[Instruction, ...]
-    limits: Limits
+    links: tuple[Link, ...]
+    published_limits: Limits | None
     corrections: tuple[Correction, ...]
     source: str
+
+    @property
+    def clock(self) -> float:
+        """The clock in hertz at which the rates hold."""
+        if self.published_clock is None:
+            raise InternalError(f"machine {self.name} has no clock")
+        return self.published_clock
+
+    @property
+    def limits(self) -> Limits:
+        """What one thread, block or unit may hold."""
+        if self.published_limits is None:
+            raise InternalError(f"machine {self.name} has no limits")
+        return self.published_limits
 
     @property
     def capability(self) -> int | None:
@@ -145,6 +185,10 @@ class Machine:
         """Return the levels from the outermost down to `name`."""
         above = self.parent(name)
         return (*(self.path(above.name) if above else ()), self.level(name))
+
+    def has_bandwidth(self, name: str) -> bool:
+        """Tell whether a level's rate to its children is published."""
+        return self.level(name).bandwidth is not None
 
     def nominal_bandwidth(self, name: str) -> float:
         """Return the data sheet's bytes a second between a level and its children."""

@@ -16,6 +16,7 @@ from napkin.machine.description import (
     Instruction,
     Level,
     Limits,
+    Link,
     Machine,
     PipelineRates,
 )
@@ -57,20 +58,22 @@ def machine_names() -> tuple[str, ...]:
 def parse_machine(text: str, *, name: str) -> Machine:
     """Return the machine that a file's text describes; `name` is the file's."""
     table = Table(name, tomllib.loads(text))
-    clock = table.number("clock_hz")
+    clock = table.optional("clock_hz", table.number)
+    limits = table.optional("limits", table.table)
     machine = Machine(
         name=table.text("name"),
         title=table.text("title"),
         aliases=table.texts("aliases"),
         architecture=table.optional("architecture", table.text),
         units=table.integer("units"),
-        clock=clock,
+        published_clock=clock,
         features=table.texts("features"),
         source=table.text("source"),
         levels=tuple(_level(each, clock=clock) for each in table.tables("level")),
         pipelines=tuple(_pipeline(each) for each in table.tables("pipeline")),
         instructions=tuple(_instruction(each) for each in table.tables("instruction")),
-        limits=_limits(table.table("limits")),
+        links=tuple(_link(each) for each in table.tables("link")),
+        published_limits=None if limits is None else _limits(limits),
         corrections=tuple(_correction(each) for each in table.tables("correction")),
     )
     table.close()
@@ -83,8 +86,20 @@ def verify_machine(machine: Machine) -> Machine:
     """Return the machine if its levels form a tree and its corrections name its figures."""
     _verify_levels(machine)
     for instruction in machine.instructions:
-        for level in (*instruction.left, *instruction.right):
-            machine.level(level)
+        for name in (*instruction.left, *instruction.right):
+            machine.level(name)
+    for link in machine.links:
+        machine.level(link.joins)
+    needed = (machine.published_clock, machine.published_limits)
+    if machine.architecture is not None and None in needed:
+        raise InternalError(
+            f"machine {machine.name} is compiled for, and lacks its clock or limits"
+        )
+    # A cache between memory and a unit's own acts with its children's memory: its size may stay unknown.
+    caches = machine.path("shared")[1:-1]
+    for level in machine.levels:
+        if level.published_capacity is None and level not in caches:
+            raise InternalError(f"machine {machine.name} lacks the capacity of level {level.name}")
     figures = {f"{each.name}.bandwidth" for each in machine.levels if each.bandwidth is not None}
     figures |= {f"{each.pipeline}.{kind}" for each in machine.pipelines for kind, _ in each.rates}
     for correction in machine.corrections:
@@ -109,7 +124,7 @@ def _with_aliases(machine: Machine) -> str:
     return f"{machine.name} ({', '.join(machine.aliases)})"
 
 
-def _level(table: Table, *, clock: float) -> Level:
+def _level(table: Table, *, clock: float | None) -> Level:
     instances = table.integer("instances")
     per_second = table.optional("bytes_per_second", table.number)
     per_clock = table.optional("bytes_per_clock", table.number)
@@ -117,13 +132,17 @@ def _level(table: Table, *, clock: float) -> Level:
         raise InternalError(
             f"{table.place}: bytes_per_second and bytes_per_clock exclude each other"
         )
+    if per_clock is not None:
+        if clock is None:
+            raise InternalError(f"{table.place}: bytes_per_clock without clock_hz")
+        per_second = per_clock * clock * instances
     level = Level(
         name=table.text("name"),
-        capacity=table.integer("capacity_bytes"),
+        published_capacity=table.optional("capacity_bytes", table.integer),
         instances=instances,
         granularity=table.integer("granularity_bytes"),
         children=table.texts("children"),
-        bandwidth=per_second if per_clock is None else per_clock * clock * instances,
+        bandwidth=per_second,
         within=table.optional("within", table.text),
         source=table.text("source"),
     )
@@ -161,6 +180,20 @@ def _instruction(table: Table) -> Instruction:
     )
     table.close()
     return instruction
+
+
+def _link(table: Table) -> Link:
+    by_count = table.table("rates")
+    if not all(each.isdecimal() for each in by_count.names()):
+        raise InternalError(f"{table.place}: rates are by the number joined")
+    link = Link(
+        name=table.text("name"),
+        joins=table.text("joins"),
+        rates=tuple((int(each), by_count.number(each)) for each in by_count.names()),
+        source=table.text("source"),
+    )
+    table.close()
+    return link
 
 
 def _limits(table: Table) -> Limits:

@@ -134,7 +134,8 @@ class _Count:
         elements = count * self._elements(axes)
         if not self._streams(axes):
             return Transfer(name, direction, _ZERO, elements, elements * groups)
-        return Transfer(name, direction, elements, elements * steps, elements * steps * groups)
+        group = elements * steps
+        return Transfer(name, direction, elements, group, group * groups, int(count))
 
     def _loads(self) -> list[tuple[str, Expression, tuple[str, ...]]]:
         """Return every array read, how many times a group reads it, and the axes of one reading.
@@ -248,10 +249,23 @@ class _Count:
         elements = self._elements((*axes, *over))
         if not is_contraction(self.graph, factors, over):
             return Operations(pointwise=elements * len(factors))
-        # All but the last factor are first multiplied element by element.
-        first = {axis for each in factors[:-1] for axis in self.graph[each].axes}
+        # All factors but one are first multiplied element by element, over as few axes as can be.
+        first = min(
+            (
+                {
+                    axis
+                    for each in (*factors[:one], *factors[one + 1 :])
+                    for axis in self._axes(each)
+                }
+                for one in reversed(range(len(factors)))
+            ),
+            key=len,
+        )
         ahead = self._elements(a for a in (*axes, *over) if a in first) * (len(factors) - 2)
         return Operations(contraction=2 * elements, pointwise=ahead)
+
+    def _axes(self, box: int) -> tuple[str, ...]:
+        return self.graph[box].axes
 
     def _fold_operations(self, state: Accumulator) -> Operations:
         moved = sum(each.factor is not None for each in state.transport)

@@ -1,18 +1,20 @@
 """What a relabelling costs, as values: transfers, memory, operations, in SymPy symbols.
 
-In: expressions that `costs` counts. Out: `Costs`, with sums per step, per group and whole. SymPy's
-expressions are `Any` to the type checker.
+In: expressions that `costs` counts. Out: `Costs`, with sums per step, per group and whole, in values or
+in bytes. SymPy's expressions are `Any` to the type checker.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import sympy as sp
 
 from napkin.model.roles import Role
+from napkin.operators import Pipeline
 
 Expression = Any
 _ZERO = sp.Integer(0)
@@ -27,13 +29,17 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Elements of one array that change level: in a step (0 if held), in a group, altogether."""
+    """Elements of one array that change level: in a step (0 if held), in a group, altogether.
+
+    `readings` tells how many passes of a group read it.
+    """
 
     array: str
     direction: Direction
     step: Expression
     group: Expression
     whole: Expression
+    readings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,15 @@ class Operations:
             self.pointwise + other.pointwise,
         )
 
+    @property
+    def by_pipeline(self) -> dict[Pipeline, Expression]:
+        """The operations by the pipeline that does them; the tensor cores' are FLOPs."""
+        return {
+            Pipeline.TENSOR: self.contraction,
+            Pipeline.SFU: self.exponential,
+            Pipeline.FP32: self.pointwise,
+        }
+
     def times(self, count: Expression) -> Operations:
         """Return the operations of so many repetitions."""
         return Operations(
@@ -115,3 +130,50 @@ class Costs:
     def transferred_by_step(self) -> Expression:
         """H of one stream step of every pass."""
         return sp.expand(sp.Add(*(each.step for each in self.transfers)))
+
+    def read_once(self) -> Costs:
+        """Return the same costs where a group holds the whole stream, so that no pass reads it again."""
+        return replace(
+            self,
+            transfers=tuple(
+                replace(
+                    each,
+                    step=each.step / each.readings,
+                    group=each.group / each.readings,
+                    whole=each.whole / each.readings,
+                    readings=1,
+                )
+                for each in self.transfers
+            ),
+        )
+
+    def in_bytes(self, widths: Mapping[str, int], computed: int = 4) -> Costs:
+        """Return the same costs with transfers and memory in bytes.
+
+        `widths` are the bytes of an element by array; what has no array takes `computed`.
+        """
+        return replace(
+            self,
+            transfers=tuple(_scaled(each, widths[each.array]) for each in self.transfers),
+            memory=Memory(
+                _weighed(self.memory.arrays, widths, computed),
+                _weighed(self.memory.temporaries, widths, computed),
+            ),
+        )
+
+
+def _scaled(transfer: Transfer, width: int) -> Transfer:
+    return replace(
+        transfer,
+        step=transfer.step * width,
+        group=transfer.group * width,
+        whole=transfer.whole * width,
+    )
+
+
+def _weighed(
+    held: tuple[Resident, ...], widths: Mapping[str, int], computed: int
+) -> tuple[Resident, ...]:
+    return tuple(
+        Resident(each.name, each.elements * widths.get(each.name, computed)) for each in held
+    )

@@ -14,7 +14,17 @@ from typing import Any
 import sympy as sp
 
 from napkin.algebra.derive import Derivation
-from napkin.diagram import Box, Diagram, Graph, Input, Reduce, topological
+from napkin.diagram import (
+    STORAGE_BYTES,
+    Box,
+    Diagram,
+    Gather,
+    Graph,
+    Input,
+    Reduce,
+    topological,
+)
+from napkin.operators import Kind
 
 Expression = Any
 
@@ -56,6 +66,30 @@ def is_contraction(
 ) -> bool:
     """Return whether a sum multiplies two different things along what it sums."""
     return sum(not set(over).isdisjoint(boxes[each].axes) for each in set(factors)) > 1
+
+
+def operand_type(
+    boxes: Graph | Sequence[Box], factors: Sequence[int], types: Mapping[str, str]
+) -> str | None:
+    """Return the type that a contraction's operands are rounded to: the narrowest of its arrays.
+
+    It is that of the arrays among its factors, else of those beneath them; None if there are none.
+    `types` are storage types by array.
+    """
+    for among in (factors, topological(boxes, factors)):
+        found = [name for each in among if (name := _float_array(boxes, each)) is not None]
+        if found:
+            return min((types[name] for name in found), key=lambda kind: STORAGE_BYTES[kind])
+    return None
+
+
+def _float_array(boxes: Graph | Sequence[Box], each: int) -> str | None:
+    box = boxes[each]
+    if isinstance(box, Gather):
+        box = boxes[box.array]
+    if isinstance(box, Input) and box.axes and box.kind is Kind.FLOAT:
+        return box.name
+    return None
 
 
 def choose_roles(derivation: Derivation, grouped: Sequence[str] | None) -> dict[str, Role]:

@@ -1,0 +1,289 @@
+"""The model's tables as text: configuration, throughput, the ideal of a machine, costs side by side.
+
+In: values that the model and the schedule made. Out: lines. Nothing is computed here but units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import isinf
+
+from napkin.emit.notation import byte_size
+from napkin.emit.table import aligned
+from napkin.model.configuration import Configuration, Scope
+from napkin.model.ideal import Ideal
+from napkin.model.throughput import Throughput
+from napkin.schedule.cost import Cost
+from napkin.schedule.plan import Plan
+from napkin.schedule.tables import configuration_of, kernel_shares, throughput_of
+from napkin.schedule.unplanned import Clusters, Unplanned
+
+_SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_NOTHING = "-"
+_DEPTHS = ("dram", "l3", "l2", "shared", "register", "fragment")
+_MOST_SLACK = 10.0  # more is not worth a figure
+
+
+def show_cost(plan: Plan, cost: Cost) -> str:
+    """Return a plan's cost, and the configuration and throughput tables of every kernel."""
+    lines = [str(cost)]
+    for number, kernel in enumerate(plan.kernels, 1):
+        which = f" of kernel {number}" if len(plan.kernels) > 1 else ""
+        configuration = configuration_of(kernel)
+        throughput = throughput_of(kernel)
+        lines += ["", *configuration_lines(configuration, which)]
+        lines += [
+            "",
+            *throughput_lines(throughput, configuration.rows * kernel_shares(kernel), which),
+        ]
+    return "\n".join(lines)
+
+
+def show_unplanned(found: Unplanned) -> str:
+    """Return the model's word on a diagram."""
+    sizes = " ".join(f"{axis}={size}" for axis, size in found.sizes)
+    law = "no closed form" if found.law is None else str(found.law)
+    lines = [
+        f"{found.diagram} on {found.machine.name}, {found.dtype}, as one kernel of any tiles: {sizes}",
+        "",
+        f"H = {found.transferred}",
+        f"M = {found.memory}",
+        f"H* = {law}",
+        "    in elements; g_q is the tile of a grouped axis q, s_x that of the stream x; H* is the least H",
+        "",
+        *ideal_lines(found.ideal),
+        *_cluster_lines(found.clusters),
+    ]
+    if found.tables is not None:
+        configuration, throughput = found.tables
+        lines += ["", *configuration_lines(configuration)]
+        lines += ["", *throughput_lines(throughput, max(configuration.tile, configuration.rows))]
+    return "\n".join(lines)
+
+
+def _cluster_lines(clusters: Clusters | None) -> list[str]:
+    if clusters is None:
+        return []
+    if clusters.size == 1:
+        return ["clusters of blocks save nothing: L2 feeds a unit faster than its neighbours do"]
+    saved = 1 - clusters.seconds / clusters.alone
+    return [
+        f"clusters of {clusters.size} blocks save {saved:.0%} of the transfers into shared memory"
+    ]
+
+
+# --- configuration --------------------------------------------------------------------------------
+
+
+def configuration_lines(configuration: Configuration, which: str = "") -> list[str]:
+    """Return what lies where, and how many shares of the warps fit."""
+    unit, threads = configuration.unit, configuration.threads
+    rows = [("variable", "level", "held by", "extents", "type", "bytes", "a thread")]
+    for each in configuration.variables:
+        copies = f"{each.copies} x " if each.copies > 1 else ""
+        by_thread = _NOTHING if each.level == "shared" else f"{each.bytes / threads:g} B"
+        rows.append(
+            (
+                each.name,
+                each.level,
+                unit if each.scope is Scope.SHARE else "block",
+                copies + (" ".join(f"{axis}:{size}" for axis, size in each.extents) or "1"),
+                each.storage,
+                byte_size(each.bytes),
+                by_thread,
+            )
+        )
+    head = f"configuration{which}: a {unit} of {threads} threads"
+    if configuration.rows <= 1:  # nothing that the warps could share out
+        return [head, *_indented(aligned(rows))]
+    fits = [("level", "of", "block", f"each {unit}", "fit")]
+    for fit in configuration.fits:
+        most = "any number" if isinf(fit.most) else f"{fit.most:.2f}"
+        most += ", binds" if fit.level == configuration.bound_by and not isinf(fit.most) else ""
+        sizes = (byte_size(fit.capacity), byte_size(fit.block), byte_size(fit.share))
+        fits.append((fit.level, *sizes, most))
+    return [
+        f"{head} holds {configuration.rows} rows",
+        *_indented(aligned(rows)),
+        "",
+        *_indented(aligned(fits)),
+        f"    {_shares_that_fit(configuration)}",
+    ]
+
+
+def _shares_that_fit(configuration: Configuration) -> str:
+    unit, most = configuration.unit, configuration.most
+    values = f"{configuration.registers:g} registers of values a thread"
+    full = f"at {configuration.full_registers} a thread {configuration.most_at_full} would fit"
+    if most < 1:
+        return f"not one {unit} fits; {values}"
+    return f"{most} {unit}s fit, {configuration.tile} rows a block; {values}; {full}"
+
+
+# --- throughput -----------------------------------------------------------------------------------
+
+
+def throughput_lines(throughput: Throughput, tile: int, which: str = "") -> list[str]:
+    """Return the clocks of a step by stage and pipeline, what binds, and the slack of the rest."""
+    rows = [("stage", "over", "pipeline", "operations", "a clock", "clocks", "slack")]
+    for each in throughput.stages:
+        rows.append(
+            (
+                each.name,
+                each.formula,
+                each.pipeline.value,
+                f"{each.operations:,.6g}",
+                f"{each.rate:,.6g}",
+                f"{each.clocks:.3g}",
+                _slack(throughput, each.clocks),
+            )
+        )
+    totals = [("pipeline", "clocks", "slack")]
+    for pipeline, clocks in throughput.clocks.items():
+        binds = "binds" if pipeline is throughput.bound_by else _slack(throughput, clocks)
+        totals.append((pipeline.value, f"{clocks:.3g}", binds))
+    return [
+        f"throughput{which}: a thread's part of a step, in clocks of its unit",
+        *_indented(aligned(rows)),
+        "",
+        *_indented(aligned(totals)),
+        f"    a step takes {throughput.longest:.3g} clocks where warps take turns perfectly, "
+        f"{throughput.overlapped:.3g} where one overlaps its own work, "
+        f"{throughput.serial:.3g} where nothing overlaps",
+        *_indented(_memory_lines(throughput, tile)),
+    ]
+
+
+def _slack(throughput: Throughput, clocks: float) -> str:
+    if not clocks or throughput.slack(clocks) < 1e-9:
+        return _NOTHING
+    slack = throughput.slack(clocks)
+    return f"{slack:.0%}" if slack < _MOST_SLACK else "ample"
+
+
+def _memory_lines(throughput: Throughput, tile: int) -> list[str]:
+    lines = []
+    if throughput.rows > 1:
+        compute, moved = throughput.compute_seconds(tile), throughput.transfer_seconds(tile)
+        least = throughput.least_tile
+        bound = "memory binds at every tile" if isinf(least) else f"memory binds below {least:.1f}"
+        loads = f"loads {_time(moved)} if L2 held nothing"
+        lines.append(f"a step of {tile} rows: work {_time(compute)}, {loads}; {bound}")
+    if throughput.flops:
+        lines.append(f"ideal {_scaled(throughput.ideal, 'FLOP/s')}")
+    return lines
+
+
+# --- the ideal ------------------------------------------------------------------------------------
+
+
+def ideal_lines(ideal: Ideal) -> list[str]:
+    """Return the least of every level and pipeline, and what bounds them all."""
+    rows = [("into", "from", "acts with", "transferred", "bytes", "held", "tiles", "time")]
+    for each in ideal.levels:
+        held = byte_size(round(each.held)) + ("" if each.fits else ", does not fit")
+        tiles = ", ".join(f"{axis} {tile:.4g}" for axis, tile in each.tiles) or _NOTHING
+        rows.append(
+            (
+                each.level,
+                each.fed_by,
+                byte_size(each.memory),
+                f"{each.elements:,.0f}",
+                _scaled(each.bytes, "B"),
+                held,
+                tiles,
+                _known_time(each.seconds) if each.fits else _NOTHING,
+            )
+        )
+    work = [("pipeline", "operations", "time")]
+    for one in ideal.pipelines:
+        if one.operations:
+            operations = _scaled(one.operations, "")
+            work.append((one.pipeline.value, operations, _known_time(one.seconds)))
+    return [
+        "least transfers into every level, tiled for its own memory",
+        *_indented(aligned(rows)),
+        "",
+        *_indented(aligned(work)),
+        "",
+        f"as one kernel no faster than {_time(ideal.seconds)}, bound by {ideal.bound_by}"
+        + ("" if ideal.fits else "; but one kernel does not fit"),
+    ]
+
+
+def _known_time(seconds: float | None) -> str:
+    return "no rate published" if seconds is None else _time(seconds)
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+def show_comparison(costs: Sequence[Cost]) -> str:
+    """Return costs side by side, a column each: of several machines, or of several types."""
+    first = costs[0]
+    sizes = " ".join(f"{axis}={size}" for axis, size in first.sizes)
+    figures: list[tuple[str, Callable[[Cost], str]]] = [
+        ("type", lambda cost: cost.dtype),
+        ("predicted", lambda cost: _if_ideal("at least ", cost) + _time(cost.seconds)),
+        ("bound by", lambda cost: cost.bound_by),
+        (
+            "against the first",
+            lambda cost: f"{_ratio_words(first, cost)}{first.seconds / cost.seconds:.2f} x",
+        ),
+        (
+            "contractions",
+            lambda cost: _if_ideal("at most ", cost) + _scaled(cost.flops / cost.seconds, "FLOP/s"),
+        ),
+    ]
+    levels = {each.level for cost in costs for each in cost.levels}
+    for level in sorted(levels, key=_DEPTHS.index):
+        figures.append((f"{level} bytes", partial(_level_bytes, level)))
+    figures.append(("plan", _plan))
+    rows = [("", *(cost.machine for cost in costs))]
+    rows += [(name, *(figure(cost) for cost in costs)) for name, figure in figures]
+    return "\n".join([f"{first.diagram}: {sizes}", "", *aligned(rows)])
+
+
+def _if_ideal(words: str, cost: Cost) -> str:
+    return "" if cost.kernels else words
+
+
+def _ratio_words(first: Cost, cost: Cost) -> str:
+    return _if_ideal("at most ", cost) if first.kernels else ""
+
+
+def _level_bytes(level: str, cost: Cost) -> str:
+    found = [each.transfer_bytes for each in cost.levels if each.level == level]
+    return _scaled(found[0], "B") if found else _NOTHING
+
+
+def _plan(cost: Cost) -> str:
+    if not cost.kernels:
+        return "any"
+    if len(cost.kernels) > 1:
+        return f"{len(cost.kernels)} kernels"
+    plan = dict(cost.kernels[0].plan)
+    tiles = [f"{axis} {one['tile']}" for axis, one in plan["axes"].items() if one["tile"] > 1]
+    return f"{', '.join(tiles)}; {plan['warps']} warps, {plan['stages']} stages"
+
+
+# --- units ----------------------------------------------------------------------------------------
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _time(seconds: float) -> str:
+    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= scale:
+            return f"{seconds / scale:.3f} {unit}"
+    return f"{seconds / 1e-9:.0f} ns"
+
+
+def _scaled(value: float, unit: str) -> str:
+    for scale, prefix in _SCALES:
+        if value >= scale:
+            return f"{value / scale:.4g} {prefix}{unit}".rstrip()
+    return f"{value:.4g} {unit}".rstrip()

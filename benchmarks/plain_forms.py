@@ -69,9 +69,9 @@ def row(name: str, sizes: dict[str, int] | None) -> tuple[str, float]:
     """Measure one example; return its table cells and its rate."""
     plan = load(EXAMPLES / f"{name}.napkin").plan(machine_at_hand().name, sizes=sizes, dtype="bf16")
     found = measure(plan)
-    tiles = " ".join(f"{tile.axis}{tile.tile}" for tile in plan.program.axes if tile.dim)
+    tiles = " ".join(f"{tile.axis}{tile.tile}" for tile in plan.kernels[0].program.axes if tile.dim)
     cells = (
-        f"{tiles} w{plan.warps} s{plan.stages} | {found.seconds * 1e3:.3f} | "
+        f"{tiles} w{plan.kernels[0].warps} s{plan.kernels[0].stages} | {found.seconds * 1e3:.3f} | "
         f"{found.predicted_seconds * 1e3:.3f} | {found.rate / 1e12:.0f}"
     )
     return cells, found.rate / 1e12

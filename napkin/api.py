@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napkin.runtime.compiled import Kernel
     from napkin.schedule.cost import Cost
     from napkin.schedule.plan import Plan
+    from napkin.schedule.unplanned import Unplanned
 
 DEFAULT_MACHINE = "hopper"
 DEFAULT_TYPE = "bf16"
@@ -56,7 +57,7 @@ class Diagram:
         sizes: Mapping[str, int] | None = None,
         dtype: str = DEFAULT_TYPE,
     ) -> Plan:
-        """Return the derivation laid on a machine: tiles, levels, warps and the loop program."""
+        """Return the diagram laid on a machine: its kernels, each with tiles, warps and loop program."""
         from napkin.algebra.derive import derive
         from napkin.machine import load_machine
         from napkin.schedule.plan import make_plan
@@ -71,10 +72,40 @@ class Diagram:
         sizes: Mapping[str, int] | None = None,
         dtype: str = DEFAULT_TYPE,
     ) -> Cost:
-        """Return what the plan costs: formulas, counts and the prediction."""
+        """Return what the plan costs: formulas, counts and the prediction.
+
+        For a machine that no code is generated for, it is the least that one kernel must cost.
+        """
+        from napkin.machine import load_machine
         from napkin.schedule.cost import cost_of
 
+        if load_machine(machine).capability is None:
+            return self.cost_without_plan(machine, sizes=sizes, dtype=dtype).as_cost()
         return cost_of(self.plan(machine, sizes=sizes, dtype=dtype))
+
+    def cost_without_plan(
+        self,
+        machine: str = DEFAULT_MACHINE,
+        *,
+        sizes: Mapping[str, int] | None = None,
+        dtype: str = DEFAULT_TYPE,
+        registers: str = "fp32",
+    ) -> Unplanned:
+        """Return the model's word before any plan: formulas, the least transfers, an `on` block's tables.
+
+        `registers` is the type in which the tables hold what is computed.
+        """
+        from napkin.algebra.derive import derive
+        from napkin.machine import load_machine
+        from napkin.schedule.unplanned import cost_without_plan
+
+        return cost_without_plan(
+            derive(_resized(self.core, sizes or {})),
+            load_machine(machine),
+            sizes=sizes,
+            dtype=dtype,
+            computed=registers,
+        )
 
     def pseudo(
         self,
@@ -83,17 +114,28 @@ class Diagram:
         sizes: Mapping[str, int] | None = None,
         dtype: str = DEFAULT_TYPE,
     ) -> str:
-        """Return the plan's loop program as pseudocode with its costs."""
-        from napkin.emit.pseudo import pseudo
+        """Return the plan's loop programs as pseudocode with their costs."""
+        from napkin.emit.pseudo import pseudo_of_plan
 
-        plan = self.plan(machine, sizes=sizes, dtype=dtype)
-        return pseudo(plan.program, plan.derivation)
+        return pseudo_of_plan(self.plan(machine, sizes=sizes, dtype=dtype))
 
-    def svg(self) -> str:
-        """Return the picture of the diagram, as SVG text; it needs Graphviz's program `dot`."""
+    def svg(
+        self,
+        machine: str | None = None,
+        *,
+        sizes: Mapping[str, int] | None = None,
+        dtype: str = DEFAULT_TYPE,
+    ) -> str:
+        """Return the picture of the diagram as SVG text, relabelled by its plan if a machine is given.
+
+        Raises NapkinError (N610) where Graphviz's program `dot` is not installed.
+        """
         from napkin.draw.diagram import draw_diagram
+        from napkin.draw.relabelled import draw_plan
 
-        return draw_diagram(self.core)
+        if machine is None:
+            return draw_diagram(self.core)
+        return draw_plan(self.plan(machine, sizes=sizes, dtype=dtype))
 
     def compile(self, machine: str | None = None) -> Kernel:
         """Return a callable on torch tensors; without a machine, for the GPU at hand."""

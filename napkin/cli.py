@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from napkin.api import Diagram
+    from napkin.draw.cost import Measured
     from napkin.language.errors import NapkinError
+    from napkin.schedule.cost import Cost
     from napkin.schedule.plan import Plan
 
     Commands = argparse._SubParsersAction["_Parser"]
@@ -33,7 +35,8 @@ _AFTER = """\
 `napkin COMMAND --help` describes a command. Without a GPU, `verify` runs the kernel on the CPU.
 """
 _FLOATS = ("bf16", "fp16", "fp32", "fp64", "fp8e4m3", "fp8e5m2")
-_PEERS = ("torch-sdpa", "cudnn", "flex")
+_SHORT_TYPES = {"fp8": "fp8e4m3"}
+_PEERS = ("fa2", "cudnn", "torch", "flex", "fa3", "fa4")
 _NO_DOT = "N610"
 _PATIENCE_S = 2.0
 _FAILED, _INTERRUPTED = 1, 130
@@ -99,27 +102,97 @@ def _pseudo(arguments: argparse.Namespace) -> int:
 
 
 def _cost(arguments: argparse.Namespace) -> int:
-    with _patience("planning"):
-        cost = _load(arguments).cost(
-            arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype
-        )
-    print(_json(cost.as_json()) if arguments.json else cost)
-    return 0
+    from napkin.emit.report import show_cost
+    from napkin.machine import load_machine
+    from napkin.schedule.cost import cost_of
 
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from napkin.schedule.cost import show_plan
-
+    if arguments.compare:
+        return _compare(arguments)
+    has_kernels = load_machine(arguments.machine).capability is not None
+    if arguments.no_plan or arguments.registers or not has_kernels:
+        return _cost_without_plan(arguments)
     with _patience("planning"):
         plan = _load(arguments).plan(
             arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype
         )
-    print(show_plan(plan))
+        cost = cost_of(plan)
+    print(_json(cost.as_json()) if arguments.json else show_cost(plan, cost))
+    return 0
+
+
+def _cost_without_plan(arguments: argparse.Namespace) -> int:
+    from napkin.emit.report import show_unplanned
+
+    found = _load(arguments).cost_without_plan(
+        arguments.machine,
+        sizes=arguments.sizes,
+        dtype=arguments.dtype,
+        registers=arguments.registers or "fp32",
+    )
+    print(_json(found.as_json()) if arguments.json else show_unplanned(found))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from napkin.emit.report import show_comparison
+
+    diagram = _load(arguments)
+    types = [_SHORT_TYPES.get(each, each) for each in arguments.compare]
+    if all(each in _FLOATS for each in types):
+        settings = [(arguments.machine, each) for each in types]
+    else:
+        settings = [(each, arguments.dtype) for each in arguments.compare]
+    with _patience("planning"):
+        costs = [_compared(diagram, arguments, machine, dtype) for machine, dtype in settings]
+    as_json = {"costs": [each.as_json() for each in costs]}
+    print(_json(as_json) if arguments.json else show_comparison(costs))
+    return 0
+
+
+def _compared(diagram: Diagram, arguments: argparse.Namespace, machine: str, dtype: str) -> Cost:
+    if arguments.no_plan:
+        found = diagram.cost_without_plan(machine, sizes=arguments.sizes, dtype=dtype)
+        return found.as_cost()
+    return diagram.cost(machine, sizes=arguments.sizes, dtype=dtype)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    with _patience("planning"):
+        plan = _load(arguments).plan(
+            arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype
+        )
+    print(plan)
     return 0
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    return _product(_load(arguments).svg(), arguments.output)
+    from napkin.draw.flow import draw_flow
+
+    diagram = _load(arguments)
+    # The `on` block of a file is its own choice of a machine.
+    hand = diagram.core.relabellings[0].machine if diagram.core.relabellings else None
+    if arguments.view == "flow":
+        return _product(draw_flow(diagram.core), arguments.output)
+    if arguments.view == "diagram":
+        return _product(diagram.svg(), arguments.output)
+    if arguments.view in ("steps", "columns"):
+        from napkin.api import DEFAULT_MACHINE
+        from napkin.draw.columns import draw_columns
+        from napkin.draw.strip import draw_strip
+
+        with _patience("planning"):
+            plan = diagram.plan(
+                arguments.machine or hand or DEFAULT_MACHINE,
+                sizes=arguments.sizes,
+                dtype=arguments.dtype,
+            )
+        draw = draw_strip if arguments.view == "steps" else draw_columns
+        return _product(draw(plan), arguments.output)
+    with _patience("planning"):
+        text = diagram.svg(
+            arguments.machine or hand, sizes=arguments.sizes, dtype=arguments.dtype
+        )
+    return _product(text, arguments.output)
 
 
 def _report_costs(arguments: argparse.Namespace) -> int:
@@ -130,11 +203,27 @@ def _report_costs(arguments: argparse.Namespace) -> int:
         plan = _load(arguments).plan(
             arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype
         )
-    return _product(draw_cost(cost_view(plan)), arguments.output)
+    measured = _read_measured(arguments.measured) if arguments.measured else ()
+    if arguments.output and arguments.output.endswith((".html", ".htm")):
+        from napkin.draw.report import draw_report
+        from napkin.runtime.kernels import kernel_source
+
+        return _product(draw_report(plan, kernel_source(plan), measured=measured), arguments.output)
+    return _product(draw_cost(cost_view(plan, measured=measured)), arguments.output)
+
+
+def _read_measured(path: str) -> tuple[Measured, ...]:
+    from napkin.draw.cost import read_measured
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _error("N604", f"cannot read `{path}`", "name a file of `napkin bench --json`") from error
+    return read_measured(text, path)
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from napkin.emit.pseudo import pseudo
+    from napkin.emit.pseudo import pseudo_of_plan
     from napkin.runtime.kernels import kernel_source, make_folder, write_inside
     from napkin.schedule.cost import cost_of
 
@@ -144,8 +233,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     cost = cost_of(plan)
     files = {
         ".py": kernel_source(plan),
-        ".pseudo.txt": pseudo(plan.program, plan.derivation).rstrip() + "\n",
-        **_pictures(diagram, plan),
+        ".pseudo.txt": pseudo_of_plan(plan).rstrip() + "\n",
+        **_pictures(plan),
         ".cost.json": _json(cost.as_json()) + "\n",
     }
     folder = make_folder(Path(arguments.output))
@@ -183,18 +272,14 @@ def _bench(arguments: argparse.Namespace) -> int:
         from napkin.runtime.bench import measure, require_gpu
         from napkin.runtime.gpus import machine_at_hand
         from napkin.runtime.kernels import write_text
+        from napkin.runtime.peers import find_contenders
     require_gpu()
-    if arguments.vs:
-        raise _error(
-            "N613",
-            f"no comparison with `{arguments.vs[0]}` is built in yet",
-            "leave --vs out, to time napkin's kernel alone",
-        )
+    contenders = find_contenders(arguments.vs or (), diagram.core)
     machine = arguments.machine or machine_at_hand().name
     with _patience("planning"):
         plan = diagram.plan(machine, sizes=arguments.sizes, dtype=arguments.dtype)
     with _patience("measuring"):
-        measured = measure(plan)
+        measured = measure(plan, contenders)
     if arguments.json:
         write_text(Path(arguments.json), _json(measured.as_json()) + "\n")
     print(measured)
@@ -217,17 +302,19 @@ def _load(arguments: argparse.Namespace) -> Diagram:
     return load(arguments.file, arguments.diagram)
 
 
-def _pictures(diagram: Diagram, plan: Plan) -> dict[str, str]:
+def _pictures(plan: Plan) -> dict[str, str]:
     """Return the pictures by their file's ending; without Graphviz a warning, and none."""
     from napkin.draw.cost import cost_view
     from napkin.draw.page import draw_cost
+    from napkin.draw.relabelled import draw_plan
     from napkin.language.errors import NapkinError
 
+    drawn: dict[str, Callable[[], str]] = {
+        ".svg": lambda: draw_plan(plan),
+        ".cost.svg": lambda: draw_cost(cost_view(plan)),
+    }
     found: dict[str, str] = {}
-    for ending, draw in (
-        (".svg", diagram.svg),
-        (".cost.svg", lambda: draw_cost(cost_view(plan))),
-    ):
+    for ending, draw in drawn.items():
         try:
             found[ending] = draw()
         except NapkinError as error:
@@ -358,6 +445,22 @@ def _add_cost(commands: Commands) -> None:
     parser = _command(commands, "cost", _cost, "print the cost formulas and counts")
     _add_plan_options(parser, default="hopper")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--no-plan",
+        action="store_true",
+        help="what any one kernel must cost, and the tables of the file's `on` block",
+    )
+    parser.add_argument(
+        "--registers",
+        choices=_FLOATS,
+        help="how those tables hold what is computed (default: fp32); implies --no-plan",
+    )
+    parser.add_argument(
+        "--compare",
+        type=_several,
+        metavar="A,B,..",
+        help="side by side: machines (a100,h100) or types (bf16,fp8)",
+    )
 
 
 def _add_plan(commands: Commands) -> None:
@@ -367,13 +470,29 @@ def _add_plan(commands: Commands) -> None:
 
 def _add_draw(commands: Commands) -> None:
     parser = _command(commands, "draw", _draw, "draw the diagram as SVG")
+    _add_plan_options(parser, default=None, otherwise="that of the `on` block, else none")
+    parser.add_argument(
+        "--view",
+        choices=("plan", "diagram", "steps", "columns", "flow"),
+        default="plan",
+        help="relabelled by its plan if there is a machine (default), as it is, the steps from the one "
+        "to the other, the kernel's lines with their costs, or a dataflow graph",
+    )
     parser.add_argument("-o", dest="output", metavar="F.svg", help="the file (default: stdout)")
 
 
 def _add_report(commands: Commands) -> None:
     parser = _command(commands, "report", _report_costs, "draw the cost report as SVG")
     _add_plan_options(parser)
-    parser.add_argument("-o", dest="output", metavar="F.svg", help="the file (default: stdout)")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        metavar="F.svg",
+        help="the file (default: stdout); F.html is one page with all pictures and texts",
+    )
+    parser.add_argument(
+        "--measured", metavar="F", help="figures of `napkin bench --json`, to draw beside"
+    )
 
 
 def _add_compile(commands: Commands) -> None:
@@ -430,10 +549,12 @@ _REQUIRED = object()
 
 
 def _add_plan_options(
-    parser: argparse.ArgumentParser, default: str | object | None = _REQUIRED
+    parser: argparse.ArgumentParser,
+    default: str | object | None = _REQUIRED,
+    otherwise: str = "that of the GPU at hand, else hopper",
 ) -> None:
     required = default is _REQUIRED
-    note = "" if required else f" (default: {default or 'that of the GPU at hand, else hopper'})"
+    note = "" if required else f" (default: {default or otherwise})"
     parser.add_argument(
         "--machine",
         metavar="M",
@@ -467,6 +588,13 @@ def _sizes(text: str) -> dict[str, int]:
             raise argparse.ArgumentTypeError(f"`{axis}` is given twice")
         sizes[axis] = int(number)
     return sizes
+
+
+def _several(text: str) -> list[str]:
+    names = [each.strip() for each in text.split(",")]
+    if len(names) < 2 or not all(names):
+        raise argparse.ArgumentTypeError(f"`{text}` does not name two to compare, as a100,h100")
+    return names
 
 
 def _peers(text: str) -> list[str]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,9 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from napkin.algebra.derive import derive
-from napkin.diagram import Diagram, Pointwise, Reduce, implied_sizes
+from napkin.algebra.cut import cut
+from napkin.algebra.derive import Derivation, derive
+from napkin.diagram import Diagram, Leaf, Pointwise, Reduce, implied_sizes
 from napkin.emit.triton import emit_triton
 from napkin.evaluate import evaluate, open_dims, reference
 from napkin.language.errors import NapkinError
@@ -32,7 +35,7 @@ from napkin.runtime.interpreter import enable_interpreter
 from napkin.runtime.kernels import load_kernel
 from napkin.runtime.verify import verify
 from napkin.schedule.layout import Layout
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.plan import KernelPlan, Plan, make_plan, storage_types
 from napkin.schedule.predict import Prediction
 from napkin.schedule.program import Program
 from napkin.schedule.rewrite import rewrite
@@ -79,29 +82,36 @@ def verify_examples(machine: str, dtype: str, names: list[str]) -> int:
 # --- kernels from Programs ------------------------------------------------------------------------
 
 
-def kernel_of(diagram: Diagram, program: Program) -> Callable[..., Any]:
-    """Return the entry function of a Program that no machine's limits were asked about."""
+def entry_of(diagram: Diagram, programs: Sequence[Program]) -> Callable[..., Any]:
+    """Return the entry function of Programs that no machine's limits were asked about."""
     machine = load_machine("h100")
     layout = Layout((), (), (), (), (), frozenset(), descriptors=False, stages=2)
     derivation = derive(diagram)
     told = Prediction(0, 0, 0.0, "nothing")
-    plan = Plan(machine, derivation, (), "fp32", layout, 4, program, told)
-    return load_kernel(emit_triton(plan), diagram)
+    kernels = tuple(
+        KernelPlan(machine, named(derivation, each), (), "fp32", layout, 4, each, told)
+        for each in programs
+    )
+    return load_kernel(emit_triton(Plan(diagram, machine, (), "fp32", kernels)), diagram)
 
 
-def call(entry: Callable[..., Any], diagram: Diagram, program: Program, given: Arguments) -> Any:
-    """Return a kernel's outputs by name, as NumPy arrays."""
-    types = {each.name: TORCH_TYPES[each.dtype] for each in program.arrays}
+def named(derivation: Derivation, program: Program) -> Derivation:
+    return replace(derivation, diagram=replace(derivation.diagram, name=program.name))
+
+
+def call(entry: Callable[..., Any], diagram: Diagram, given: Arguments, dtype: str) -> Any:
+    """Return the outputs by name, as NumPy arrays."""
+    types = storage_types(diagram, dtype)
     values = [
-        torch.as_tensor(given[each.name]).to(types[each.name])
-        if each.name in types
+        torch.as_tensor(given[each.name]).to(TORCH_TYPES[types[each.name]])
+        if types[each.name] in TORCH_TYPES
         else given[each.name]
         for each in diagram.arguments
     ]
     with np.errstate(all="ignore"):
         results = entry(*values)
     results = results if isinstance(results, tuple) else (results,)
-    names = [each.name for each in program.outputs]
+    names = [each.name for each in diagram.outputs]
     return {name: one.to(torch.float64).numpy() for name, one in zip(names, results, strict=True)}
 
 
@@ -176,7 +186,7 @@ def planned(
     given = arguments_of(diagram, lengths, {}, 0)
     change(given)
     entry = load_kernel(emit_triton(plan), diagram)
-    got = call(entry, diagram, plan.program, given)
+    got = call(entry, diagram, given, "fp32")
     with np.errstate(all="ignore"):
         want = reference(diagram, given)
     unlike, error = 0, 0.0
@@ -247,26 +257,28 @@ def run_random(first: int, count: int) -> int:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(napkin_texts(), st.sampled_from(RANDOM_TILES), st.booleans())
-    def agree(text: str, tiles: Tiles, descriptors: bool) -> None:
+    @given(napkin_texts(), st.sampled_from(RANDOM_TILES), st.booleans(), st.randoms())
+    def agree(text: str, tiles: Tiles, descriptors: bool, cuts: Random) -> None:
         chosen = Tiles(tiles.row, tiles.stream, tiles.split, descriptors)
-        seen[check_random(text, chosen)] += 1
+        seen[check_random(text, chosen, cuts)] += 1
 
     agree()
-    assert set(seen) <= {"ran", "N501"}, seen
+    assert set(seen) <= {"ran", "ran cut", "N501"}, seen
     show(**seen)
     return 0
 
 
-def check_random(text: str, tiles: Tiles) -> str:
-    """Run one diagram against the reference, in fp32; return what became of it."""
+def check_random(text: str, tiles: Tiles, cuts: Random) -> str:
+    """Run one diagram, whole or cut at random, against the reference in fp32; return what became of it."""
     diagram = diagram_of(text.replace(": bf16", ": fp32"))
-    cheap = rewrite(derive(diagram))
+    points = [each for each, box in enumerate(diagram.boxes) if not isinstance(box, Leaf)]
+    kept = cuts.sample(points, min(cuts.choice((0, 0, 1, 2, 4)), len(points)))
+    pieces = [rewrite(derive(each)) for each in cut(diagram, kept, storage_types(diagram, "fp32"))]
     sizes = dict.fromkeys(diagram.axes, LENGTH)
     sizes |= {axis: min(size, LONGEST) for axis, size in diagram.sizes}
-    program = lower_by(cheap, sizes, tiles, "fp32")
-    sizes = shortened(diagram, program, sizes)
-    program = lower_by(cheap, sizes, tiles, "fp32")
+    for piece in pieces:
+        sizes = shortened(diagram, lower_by(piece, sizes, tiles, "fp32"), sizes)
+    programs = [lower_by(piece, sizes, tiles, "fp32") for piece in pieces]
     given = random_arguments(diagram, sizes)
     with np.errstate(all="ignore"):
         try:
@@ -278,13 +290,13 @@ def check_random(text: str, tiles: Tiles) -> str:
         except OverflowError:  # a maximum of integers over an empty axis has no unit
             assume(False)
     try:
-        entry = kernel_of(diagram, program)
+        entry = entry_of(diagram, programs)
     except NapkinError as error:
         return error.diagnostics[0].code
-    got = call(entry, diagram, program, given)
+    got = call(entry, diagram, given, "fp32")
     for name, wanted in want.items():
         assert_close(got[name], wanted, near[name])
-    return "ran"
+    return "ran" if len(pieces) == 1 else "ran cut"
 
 
 def shortened(diagram: Diagram, program: Program, sizes: dict[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Every example's kernel, at the planner's own tiles, compiled ahead of time for both architectures.
+"""Every example's kernels, at the planner's own tiles, compiled ahead of time for both architectures.
 
 What the compiler says is held against what the plan said: shared memory, registers, no spills, no
 serialised wgmma, and the instructions that each architecture is there for.
@@ -14,7 +14,7 @@ import pytest
 from napkin.algebra.derive import derive
 from napkin.machine import load_machine
 from napkin.runtime.inspect import Inspection, inspect_plan
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.plan import KernelPlan, make_plan
 from napkin.schedule.program import Dot, walk
 from tests.programs import EXAMPLES, example
 
@@ -28,10 +28,11 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 # Bytes that spill, stores and loads together, at most. The prediction stands within a few registers
 # of the 255 that there are, and ptxas spills a handful of addresses or row values around the loop.
 SPILLS = {
+    ("attention_block_5", "ampere"): 96,  # as matmul: 128 x 256 accumulators
     ("differential", "ampere"): 128,  # two maps of scores at a time
     ("document", "ampere"): 32,
     ("gated_mlp", "hopper"): 128,  # two accumulators of the hidden layer beside the output's
-    ("layernorm_linear", "hopper"): 192,  # the weights' scaled copy is held twice
+    ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
     ("matmul", "ampere"): 64,  # 128 x 256 accumulators leave room for nothing else
     ("softcap", "ampere"): 32,
     ("window", "ampere"): 96,  # four warps of 64 x 64: ptxas takes some 30 more than predicted
@@ -41,6 +42,8 @@ SPILLS = {
 BESIDE = {
     ("relative_bias", "hopper"): 4096,
     ("layernorm", "hopper"): 4096,
+    ("layernorm_linear_1", "hopper"): 4096,
+    ("mla_2", "hopper"): 4160,
     ("layernorm", "ampere"): 4096,
 }
 SLACK = 1100
@@ -51,7 +54,8 @@ REGISTERS_OFF = {
     ("cross_entropy", "hopper"),  # 244 where 156 are predicted: exponentials of 256 columns
     ("cross_entropy", "ampere"),
     ("gated_mlp", "ampere"),  # fewer
-    ("mla", "ampere"),  # fewer
+    ("mla_2", "hopper"),  # 150 where 117 are predicted: its left operand is computed
+    ("mlp_1", "ampere"),  # more: the GELU's own
     ("rmsnorm_linear", "hopper"),  # fewer
 }
 
@@ -59,15 +63,15 @@ REGISTERS_OFF = {
 @pytest.mark.parametrize(("name", "machine"), EVERY)
 def test_a_kernel_is_what_its_plan_said(name: str, machine: str) -> None:
     plan = make_plan(derive(example(name)), load_machine(machine))
-    found = inspect_plan(plan)
-    check_resources((name, machine), plan, found)
-    check_instructions(plan, found)
+    for kernel, found in zip(plan.kernels, inspect_plan(plan), strict=True):
+        check_resources((kernel.name, machine), kernel, found)
+        check_instructions(kernel, found)
 
 
-def check_resources(key: tuple[str, str], plan: Plan, found: Inspection) -> None:
+def check_resources(key: tuple[str, str], kernel: KernelPlan, found: Inspection) -> None:
     """Compare shared memory, spills and registers with the prediction."""
     resources, said = found.resources, found.prediction
-    assert resources.shared_bytes <= plan.machine.limits.shared_per_block, str(found)
+    assert resources.shared_bytes <= kernel.machine.limits.shared_per_block, str(found)
     assert resources.shared_bytes <= said.shared_bytes + BESIDE.get(key, SLACK), str(found)
     assert found.spills <= SPILLS.get(key, 0), str(found)
     if key not in REGISTERS_OFF:
@@ -75,16 +79,16 @@ def check_resources(key: tuple[str, str], plan: Plan, found: Inspection) -> None
         assert off <= max(NEAR * said.registers, FEW), str(found)
 
 
-def check_instructions(plan: Plan, found: Inspection) -> None:
+def check_instructions(kernel: KernelPlan, found: Inspection) -> None:
     """Look for the instructions that the architecture is there for."""
     counts = found.resources.instructions
-    dots = [op for op in walk(plan.program.operations) if isinstance(op, Dot)]
+    dots = [op for op in walk(kernel.program.operations) if isinstance(op, Dot)]
     assert not any(code in each for each in found.resources.warnings for code in SERIALISED)
-    rows = min((plan.program.dim(op.tile.dims[0]).extent for op in dots), default=0)
-    if plan.machine.has("wgmma") and rows >= 64:
+    rows = min((kernel.program.dim(op.tile.dims[0]).extent for op in dots), default=0)
+    if kernel.machine.has("wgmma") and rows >= 64:
         assert counts["HGMMA"] > 0
         assert counts["UTMALDG"] > 0
         return
     assert bool(counts["HMMA"]) == bool(dots)
-    if not plan.machine.has("tma"):
+    if not kernel.machine.has("tma"):
         assert bool(counts["LDGSTS"]) == bool(dots)

@@ -12,7 +12,7 @@ import torch
 
 import napkin
 from napkin.machine import load_machine
-from napkin.runtime.compiled import Kernel, _bind, _plan
+from napkin.runtime.compiled import Kernel, _bind, _misfits, _plan
 
 ROOT = Path(__file__).parent.parent
 ATTENTION = ROOT / "examples" / "attention.napkin"
@@ -201,9 +201,42 @@ def test_another_head_size_or_type_is_planned_for_without_being_asked(attention:
     for dtype, head in ((torch.float16, 64), (torch.bfloat16, 128), (torch.float16, 40)):
         call = _bind(core, tuple(each.to(dtype) for each in tensors(1, 2, 24, head)))
         plan = _plan(call, load_machine("hopper"))
-        fixed = {each.axis: each.size for each in plan.program.axes if each.size is not None}
+        fixed = {
+            each.axis: each.size for each in plan.kernels[0].program.axes if each.size is not None
+        }
         assert fixed["d"] == head
-        assert {each.dtype for each in plan.program.arrays} == {call.dtype}
+        assert {each.dtype for each in plan.kernels[0].program.arrays} == {call.dtype}
+
+
+def test_a_cut_diagram_is_planned_for_the_lengths_that_its_kernels_fix() -> None:
+    block = napkin.load(ATTENTION.with_name("attention_block.napkin")).core
+    shapes = {"b": 1, "q": 40, "e": 96, "h": 4, "d": 32, "v": 32, "f": 96}
+    given = tuple(
+        torch.randn(*(shapes[axis] for axis in each.axes), dtype=torch.float16)
+        for each in block.arguments
+    )
+    call = _bind(block, given)
+    plan = _plan(call, load_machine("hopper"))
+    assert not _misfits(plan, call.sizes)
+    assert {each.dtype for each in plan.arrays} == {"fp16"}
+    result = napkin.compile(ATTENTION.with_name("chain.napkin"))(*(torch.eye(4),) * 3)
+    torch.testing.assert_close(result, torch.eye(4))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["chain", "attention_block"])
+def test_on_a_gpu_kernels_run_one_after_the_other(name: str) -> None:
+    front = napkin.load(ATTENTION.with_name(f"{name}.napkin"))
+    kernel = front.compile()
+    assert len(kernel.plan.kernels) > 1
+    sizes = dict(front.core.sizes) | {"b": 1, "q": 333, "m": 333, "k": 520, "e": 520}
+    given = [
+        torch.randn(*(sizes[axis] for axis in each.axes), device="cuda", dtype=torch.bfloat16)
+        for each in front.core.arguments
+    ]
+    wanted = kernel(*(each.cpu() for each in given))
+    error = (kernel(*given).cpu().float() - wanted.float()).norm() / wanted.float().norm()
+    assert error < 2e-2
 
 
 @pytest.mark.gpu

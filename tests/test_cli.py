@@ -44,6 +44,9 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+CHAIN = str(ROOT / "examples" / "chain.napkin")
+
+
 # --- usage ----------------------------------------------------------------------------------------
 
 
@@ -163,6 +166,27 @@ def test_cost_as_json_has_these_fields(capsys: Capture) -> None:
     for level in found["levels"].values():
         fields = ["transfer_bytes", "transfer_elements", "memory_bytes", "formula"]
         assert list(level) == fields
+
+
+def test_every_command_takes_a_diagram_of_several_kernels(tmp_path: Path, capsys: Capture) -> None:
+    shown: dict[str, str] = {}
+    for verb in ("check", "derive", "pseudo", "cost"):
+        assert status_of(verb, CHAIN) == 0
+        shown[verb] = capsys.readouterr().out
+    for verb in ("plan", "report"):
+        assert status_of(verb, CHAIN, "--machine", "hopper") == 0
+        shown[verb] = capsys.readouterr().out
+    assert shown["derive"].startswith("chain: one pass over `n`")
+    for verb in ("pseudo", "plan"):
+        assert "cut into 2 kernels; kept in memory between them: T[m n] bf16" in shown[verb]
+    assert "2     " in shown["cost"].partition("cut into 2 kernels:")[2]
+    assert "all 2 kernels" in shown["report"]
+    assert status_of("compile", CHAIN, "--machine", "hopper", "-o", str(tmp_path)) == 0
+    compile((tmp_path / "chain.py").read_text(encoding="utf-8"), "chain.py", "exec")
+    kernels = json.loads((tmp_path / "chain.cost.json").read_text(encoding="utf-8"))["plan"][
+        "kernels"
+    ]
+    assert [each["outputs"] for each in kernels] == [["T"], ["D"]]
 
 
 def test_explain_prints_a_section(capsys: Capture) -> None:

@@ -70,8 +70,9 @@ def test_hostile_names_are_only_names(tmp_path: Path) -> None:
         assert each["unlike"] == 0, each
 
 
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("first", [1, 3])
 def test_random_diagrams_give_what_the_reference_gives(tmp_path: Path, first: int) -> None:
     (found,) = interpreted(tmp_path, "random", str(first), str(RANDOM_RUNS))
     # The rest have a contraction of operands with three tiled axes, which a kernel can't hold.
-    assert found["ran"] > 0.8 * RANDOM_RUNS
+    assert found["ran"] + found["ran cut"] > 0.8 * RANDOM_RUNS
+    assert found["ran cut"] > 0.2 * RANDOM_RUNS

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize(("machine", "tensor_core"), [("hopper", "HGMMA"), ("a100", "HMMA")])
 def test_attention_uses_the_tensor_core_and_spills_nothing(machine: str, tensor_core: str) -> None:
-    found = inspect_plan(load(EXAMPLES / "attention.napkin").plan(machine))
+    (found,) = inspect_plan(load(EXAMPLES / "attention.napkin").plan(machine))
     assert found.resources.instructions[tensor_core] > 0
     assert found.spills == 0
     assert found.resources.warnings == ()
@@ -29,26 +29,26 @@ def test_attention_uses_the_tensor_core_and_spills_nothing(machine: str, tensor_
 @pytest.mark.parametrize("machine", ["hopper", "a100"])
 def test_matmul_fits_in_what_its_plan_said(machine: str) -> None:
     plan = load(EXAMPLES / "matmul.napkin").plan(machine)
-    found = inspect_plan(plan)
+    (found,) = inspect_plan(plan)
     assert found.resources.shared_bytes <= plan.machine.limits.shared_per_block
-    assert abs(found.resources.shared_bytes - plan.prediction.shared_bytes) < 64 * 1024
+    assert abs(found.resources.shared_bytes - plan.kernels[0].prediction.shared_bytes) < 64 * 1024
     assert "registers a thread" in str(found)
 
 
 def test_arguments_are_specialised_as_a_launch_would() -> None:
     plan = load(EXAMPLES / "attention.napkin").plan("hopper")
-    arguments = kernel_arguments(plan)
-    block = next(each.tile for each in plan.program.axes if each.axis == "q")
+    arguments = kernel_arguments(plan.kernels[0])
+    block = next(each.tile for each in plan.kernels[0].program.axes if each.axis == "q")
     assert arguments.signature["Q_desc"] == f"tensordesc<bf16[1,1,{block},128]>"
     assert arguments.signature["O_ptr"] == "*bf16"
     assert arguments.constants["O_stride_v"] == 1
     assert arguments.signature["O_stride_q"] == "i32"
     assert {"O_ptr", "O_stride_q", "size_q"} <= set(arguments.divisible_by_16)
-    assert arguments.constants["STAGES"] == plan.stages
+    assert arguments.constants["STAGES"] == plan.kernels[0].stages
 
 
 def test_scalars_and_integer_arrays_have_their_types() -> None:
-    window = kernel_arguments(load(EXAMPLES / "window.napkin").plan("a100"))
+    window = kernel_arguments(load(EXAMPLES / "window.napkin").plan("a100").kernels[0])
     assert window.signature["width"] == "i32"
-    document = kernel_arguments(load(EXAMPLES / "document.napkin").plan("a100"))
+    document = kernel_arguments(load(EXAMPLES / "document.napkin").plan("a100").kernels[0])
     assert document.signature["doc_q_ptr"] == "*i32"

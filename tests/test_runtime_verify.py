@@ -15,6 +15,8 @@ import torch
 
 from napkin.api import load, parse
 from napkin.runtime.verify import OutputCheck, _compare, _few_tiles, bound
+from napkin.schedule.plan import Plan
+from napkin.schedule.program import Program
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -83,7 +85,7 @@ def test_fp32_contractions_are_exact_and_not_tf32(tmp_path: Path) -> None:
 def test_the_interpreters_lengths_are_a_few_tiles_that_no_tile_divides() -> None:
     plan = load(EXAMPLES / "attention.napkin").plan("hopper")
     lengths, said = _few_tiles(plan, {})
-    for each in plan.program.axes:
+    for each in plan.kernels[0].program.axes:
         if each.size is not None:
             assert lengths[each.axis] == each.size
         elif each.tile == 1:
@@ -92,6 +94,16 @@ def test_the_interpreters_lengths_are_a_few_tiles_that_no_tile_divides() -> None
             assert lengths[each.axis] % each.tile
             assert lengths[each.axis] < 3 * each.tile
     assert "interpreter" in said
+
+
+def test_the_lengths_of_several_kernels_suit_each() -> None:
+    plan = load(EXAMPLES / "attention_block.napkin").plan("hopper")
+    lengths, _ = _few_tiles(plan, {})
+    tiles = [each for kernel in plan.kernels for each in kernel.program.axes]
+    for each in tiles:
+        assert each.size in (None, lengths[each.axis])
+        assert lengths[each.axis] < 4 * each.tile or each.tile < 64
+    assert lengths["q"] == lengths["x"]
 
 
 def test_lengths_that_are_asked_for_stay() -> None:
@@ -107,12 +119,16 @@ def test_the_length_that_a_page_table_gives_follows_the_stream() -> None:
     assert lengths["p"] <= 8
 
 
+def programs(plan: Plan) -> list[Program]:
+    return [each.program for each in plan.kernels]
+
+
 def test_the_bound_follows_from_the_types() -> None:
     matmul = load(EXAMPLES / "matmul.napkin")
-    assert bound(matmul.plan("hopper").program, "bf16") == pytest.approx(2 * 2.0**-8, rel=0.01)
-    assert bound(matmul.plan("hopper", dtype="fp32").program, "fp32") < 2e-5
+    assert bound(programs(matmul.plan("hopper")), "bf16") == pytest.approx(2 * 2.0**-8, rel=0.01)
+    assert bound(programs(matmul.plan("hopper", dtype="fp32")), "fp32") < 2e-5
     counted = parse("diagram f(A[q x]: int32) -> B[q]\n    B[q] = sum[x](A)\n\nsizes q=8 x=8")
-    assert bound(counted.plan("hopper").program, "int64") == 0.0
+    assert bound(programs(counted.plan("hopper")), "int64") == 0.0
 
 
 def compare(result: list[float], reference: list[float]) -> OutputCheck:

@@ -74,7 +74,7 @@ def prepared(name: str) -> tuple[Diagram, dict[str, int], dict[str, Any]]:
 def test_an_example_gives_what_the_reference_gives(name: str, tiles: Tiles) -> None:
     diagram, sizes, arguments = prepared(name)
     if tiles.row == 1:
-        sizes |= {"q": 5, "m": 5}
+        sizes = sizes_of(diagram, SIZES | {"q": 5, "m": 5}, 5)
         arguments = arguments_of(diagram, sizes, LIMITS, 0)
     program = program_of(diagram, sizes, tiles)
     execution = run(program, arguments, sizes)

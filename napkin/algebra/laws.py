@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from napkin.algebra.states import Accumulator, Pass, Stream
-from napkin.diagram import Argument, Graph, Input, Reduce, topological
+from napkin.diagram import Argument, Graph, Input, Reduce, Size, topological
 from napkin.evaluate import evaluate
 from napkin.language.errors import InternalError
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
@@ -239,7 +239,8 @@ def _chunk(graph: Graph, axis: str, trial: Trial, bounds: tuple[int, int]) -> di
 def _axes(graph: Graph, outputs: Sequence[int], arguments: Sequence[Argument]) -> list[str]:
     seen: dict[str, None] = dict.fromkeys(axis for each in arguments for axis in each.axes)
     for each in topological(graph, outputs):
-        seen |= dict.fromkeys(graph[each].axes)
+        box = graph[each]
+        seen |= dict.fromkeys((box.axis,) if isinstance(box, Size) else box.axes)
     return list(seen)
 
 

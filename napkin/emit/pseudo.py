@@ -1,6 +1,7 @@
 """Pseudocode with its costs: the paper's expansion (section 7, step 1) and its column table.
 
-In: a `Program` and the derivation that it was lowered from. Out: text in three parts. First the
+In: a `Plan`, or one `Program` and the derivation that it was lowered from. Out: text in three parts,
+for each kernel of a plan; of several, first what is kept between them, and why. First the
 program as init, loop and finalise, every variable with its axes, tiles, type, level and size. Then
 one row for every line of it: what is resident after it, what it moves, what it computes, how often.
 Then the totals: M, the most that is resident at a level; H, the sum of transfers; K, the sum of
@@ -24,6 +25,7 @@ from napkin.emit.table import Row, aligned, figures, formulas, table
 from napkin.language.errors import InternalError
 from napkin.schedule.count import columns, stored_dims, tile_bytes
 from napkin.schedule.liveness import reads, tiles_in
+from napkin.schedule.plan import Plan
 from napkin.schedule.program import (
     Array,
     Assign,
@@ -36,6 +38,7 @@ from napkin.schedule.program import (
     Store,
     Tile,
 )
+from napkin.schedule.show import cut_lines
 
 _KINDS = {Define: "compute", EdgePosition: "edge"}
 _GAP = 3  # blanks between a line of pseudocode and its label
@@ -81,6 +84,25 @@ class View:
     totals: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CutView:
+    """What the template of a plan of several kernels prints."""
+
+    title: str
+    notes: tuple[str, ...]
+    kernels: tuple[str, ...]
+
+
+def pseudo_of_plan(plan: Plan) -> str:
+    """Return a plan's kernels as pseudocode; of several, first how the diagram was cut."""
+    kernels = tuple(pseudo(each.program, each.derivation) for each in plan.kernels)
+    if len(kernels) == 1:
+        return kernels[0]
+    title = f"{plan.diagram.name} on {plan.machine.name}, {plan.dtype}"
+    view = CutView(title, tuple(cut_lines(plan)), kernels)
+    return render("pseudo/cut.txt.jinja", view=view)
+
+
 def pseudo(program: Program, derivation: Derivation) -> str:
     """Return the program as pseudocode, its column table and its totals."""
     page = _Page(program)
@@ -94,6 +116,12 @@ def pseudo(program: Program, derivation: Derivation) -> str:
         _blocks(formulas(program, page.rows), figures(program, _sizes(derivation))),
     )
     return render("pseudo/kernel.txt.jinja", view=view)
+
+
+def listing(program: Program) -> tuple[tuple[Line, ...], tuple[Row, ...]]:
+    """Return the lines of a program, and for each that has a number its row of the column table."""
+    page = _Page(program)
+    return page.lines, tuple(page.rows)
 
 
 def _blocks(*blocks: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

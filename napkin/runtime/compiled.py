@@ -147,7 +147,8 @@ def _misfits(plan: Plan, sizes: Mapping[str, int]) -> list[str]:
     """Return the axes that the plan's kernel fixes to another length."""
     return [
         each.axis
-        for each in plan.program.axes
+        for kernel in plan.kernels
+        for each in kernel.program.axes
         if each.size is not None and each.size != sizes[each.axis]
     ]
 

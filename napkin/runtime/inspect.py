@@ -1,7 +1,7 @@
-"""A plan's kernel compiled ahead of time, without a GPU, beside what the plan predicted of it.
+"""A plan's kernels compiled ahead of time, without a GPU, beside what the plan predicted of each.
 
-In: a `Plan` and the text of its module. Out: `Inspection`: the compiler's `Resources` and the
-plan's `Prediction`. The types of the kernel's arguments are what a launch at the plan's lengths on
+In: a `Plan` and the text of its module. Out: an `Inspection` a kernel: the compiler's `Resources` and the
+kernel's `Prediction`. The types of the kernel's arguments are what a launch at the plan's lengths on
 contiguous tensors would give: aligned pointers, descriptors with their blocks, integers that are 1
 folded in and those that 16 divides marked, as Triton's launcher does.
 
@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
-from napkin.emit.triton import emit_triton
+from napkin.emit.gluon import emit_gluon, functions_of
+from napkin.emit.gluon.entry import WARPS, shared_layout
+from napkin.emit.gluon.functions import Box, ModuleText
+from napkin.emit.triton import emit_triton, entry_name, kernel_names
 from napkin.emit.triton.body import print_kernel, spell
 from napkin.language.errors import InternalError
 from napkin.runtime.aot import Constant, Resources, inspect_kernel
-from napkin.runtime.kernels import kernel_name
-from napkin.schedule.plan import Plan
+from napkin.schedule.plan import KernelPlan, Plan
 from napkin.schedule.predict import Prediction
 from napkin.schedule.program import Array
+from napkin.schedule.specialise import Specialised
 
 TRITON_TYPES = {
     "bf16": "bf16",
@@ -88,35 +91,85 @@ class Arguments:
             self.divisible_by_16.append(name)
 
 
-def inspect_plan(plan: Plan, text: str | None = None) -> Inspection:
-    """Compile the plan's kernel for its machine; `text` is its module, if it was made already."""
-    if plan.machine.capability is None:
-        raise InternalError(f"machine {plan.machine.name} has no compiler")
-    arguments = kernel_arguments(plan)
+def inspect_plan(plan: Plan, text: str | None = None) -> tuple[Inspection, ...]:
+    """Compile the plan's kernels for its machine; `text` is their module, if it was made already."""
     with tempfile.TemporaryDirectory() as folder:
-        module = Path(folder, f"{kernel_name(plan.derivation.diagram)}_module.py")
+        module = Path(folder, f"{entry_name(plan.diagram)}_module.py")
         module.write_text(emit_triton(plan) if text is None else text, encoding="utf-8")
-        found = inspect_kernel(
+        return tuple(
+            _inspect(module, name, kernel)
+            for name, kernel in zip(kernel_names(plan), plan.kernels, strict=True)
+        )
+
+
+def _inspect(module: Path, name: str, kernel: KernelPlan) -> Inspection:
+    if kernel.machine.capability is None:
+        raise InternalError(f"machine {kernel.machine.name} has no compiler")
+    arguments = kernel_arguments(kernel)
+    found = inspect_kernel(
+        module,
+        name,
+        arch=kernel.machine.capability,
+        signature=arguments.signature,
+        constants=arguments.constants,
+        divisible_by_16=arguments.divisible_by_16,
+        options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+    )
+    return Inspection(found, kernel.prediction)
+
+
+def inspect_specialised(kernel: KernelPlan, form: Specialised) -> Resources:
+    """Compile a kernel in its warp-specialised form for its machine."""
+    if kernel.machine.capability is None:
+        raise InternalError(f"machine {kernel.machine.name} has no compiler")
+    functions = functions_of(kernel, form)
+    arguments = specialised_arguments(kernel, form, functions)
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder, f"{kernel.name}_module.py")
+        module.write_text(emit_gluon(kernel, form), encoding="utf-8")
+        return inspect_kernel(
             module,
-            kernel_name(plan.derivation.diagram),
-            arch=plan.machine.capability,
+            functions.functions[-1].name,
+            arch=kernel.machine.capability,
             signature=arguments.signature,
             constants=arguments.constants,
             divisible_by_16=arguments.divisible_by_16,
-            options={"num_warps": plan.warps, "num_stages": plan.stages},
+            options={"num_warps": WARPS},
         )
-    return Inspection(found, plan.prediction)
 
 
-def kernel_arguments(plan: Plan) -> Arguments:
-    """Return the types of the kernel's arguments at the plan's lengths."""
-    kernel = print_kernel(plan.program, approximate=True)
-    known = _adders(plan) | {"STAGES": lambda into: into.constants.update(STAGES=plan.stages)}
+def specialised_arguments(
+    kernel: KernelPlan, form: Specialised, functions: ModuleText
+) -> Arguments:
+    """Return the types of a warp-specialised kernel's arguments at the plan's lengths."""
+    known = _adders(replace(kernel, program=form.program))
+    boxes = {functions.spelling.descriptors[box.array]: box for box in functions.boxes}
     arguments = Arguments()
-    for parameter in kernel.parameters:
+    for name in functions.parameters:
+        if name in boxes:
+            kind = TRITON_TYPES[form.program.array(boxes[name].array).dtype]
+            arguments.signature[name] = _box_type(boxes[name], kind, dict(functions.constants))
+        else:
+            known[name](arguments)
+    return arguments
+
+
+def _box_type(box: Box, kind: str, constants: dict[str, str]) -> str:
+    """Return the type of a descriptor that has a layout, in full as Gluon's own signature has it."""
+    extents = ",".join(constants.get(each, each) for each in box.extents)
+    rest = "transposed=False, fp4_padded=False, cga_layout=[]"
+    return f"tensordesc<{kind}[{extents}],{shared_layout(box)[:-1]}, {rest})>"
+
+
+def kernel_arguments(kernel: KernelPlan) -> Arguments:
+    """Return the types of the kernel's arguments at the plan's lengths."""
+    text = print_kernel(kernel.program, approximate=True)
+    known = _adders(kernel) | {"STAGES": lambda into: into.constants.update(STAGES=kernel.stages)}
+    arguments = Arguments()
+    for parameter in text.parameters:
         name = parameter.split(":")[0]
-        if name in kernel.blocks:
-            arguments.constants[name] = kernel.blocks[name]
+        if name in text.blocks:
+            arguments.constants[name] = text.blocks[name]
         elif name in known:
             known[name](arguments)
         else:
@@ -124,9 +177,9 @@ def kernel_arguments(plan: Plan) -> Arguments:
     return arguments
 
 
-def _adders(plan: Plan) -> dict[str, Callable[[Arguments], None]]:
+def _adders(kernel: KernelPlan) -> dict[str, Callable[[Arguments], None]]:
     """Return, for every name that a kernel may take, what adds it to the arguments."""
-    program, sizes, names = plan.program, dict(plan.sizes), spell(plan.program)
+    program, sizes, names = kernel.program, dict(kernel.sizes), spell(kernel.program)
     found: dict[str, Callable[[Arguments], None]] = {}
 
     def integer(name: str, value: int) -> None:
@@ -140,7 +193,7 @@ def _adders(plan: Plan) -> dict[str, Callable[[Arguments], None]]:
 
     for array in (*program.arrays, *program.outputs):
         pointer(names.pointers[array.name], TRITON_TYPES[array.dtype])
-        plain(names.descriptors[array.name], _descriptor(plan, array))
+        plain(names.descriptors[array.name], _descriptor(kernel, array))
         for axis, stride in _strides(array, sizes).items():
             integer(names.strides[array.name, axis], stride)
     for axis, name in names.sizes.items():
@@ -150,9 +203,9 @@ def _adders(plan: Plan) -> dict[str, Callable[[Arguments], None]]:
     return found
 
 
-def _descriptor(plan: Plan, array: Array) -> str:
+def _descriptor(kernel: KernelPlan, array: Array) -> str:
     """Return the type of an array's descriptor; an axis without a tile has blocks of one."""
-    tiles = {each.axis: 1 if each.dim is None else each.tile for each in plan.program.axes}
+    tiles = {each.axis: 1 if each.dim is None else each.tile for each in kernel.program.axes}
     blocks = ",".join(str(tiles.get(axis, 1)) for axis in array.axes)
     return f"tensordesc<{TRITON_TYPES[array.dtype]}[{blocks}]>"
 

@@ -19,11 +19,10 @@ from typing import Any
 
 from napkin.algebra.show import show_derivation
 from napkin.diagram import Diagram
-from napkin.emit.triton import emit_triton
+from napkin.emit.triton import emit_triton, entry_name
 from napkin.language.errors import Diagnostic, InternalError, NapkinError
 from napkin.schedule.cost import cost_of
-from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.plan import Plan
+from napkin.schedule.plan import KernelPlan, Plan
 
 Entry = Callable[..., Any]
 
@@ -84,28 +83,21 @@ def cannot_write(path: Path, error: Exception) -> Diagnostic:
     return Diagnostic("N605", f"cannot write `{path}`: {reason}", help="name another place")
 
 
-def entry_name(diagram: Diagram) -> str:
-    """Return the name of a generated module's entry function, as the emitter chooses it."""
-    return Names(RESERVED).fresh(diagram.name)
-
-
-def kernel_name(diagram: Diagram) -> str:
-    """Return the name of a generated module's kernel, as the emitter chooses it."""
-    names = Names(RESERVED)
-    names.fresh(diagram.name)
-    return names.fresh(f"{diagram.name}_kernel")
-
-
 def kernel_source(plan: Plan) -> str:
     """Return a plan's kernel module, its derivation, cost and prediction in its header."""
     cost = cost_of(plan)
     notes = (
-        f"derivation: {show_derivation(plan.derivation).splitlines()[0].partition(': ')[2]}",
+        *(_derived(each, plan) for each in plan.kernels),
         f"elements transferred: {cost.transferred}",
         f"elements held a block: {cost.memory}",
         f"predicted: {cost.seconds * 1e3:.3f} ms at these sizes, bound by {cost.bound_by}",
     )
     return emit_triton(plan, notes=notes)
+
+
+def _derived(kernel: KernelPlan, plan: Plan) -> str:
+    what = f"derivation of {kernel.name}" if len(plan.kernels) > 1 else "derivation"
+    return f"{what}: {show_derivation(kernel.derivation).splitlines()[0].partition(': ')[2]}"
 
 
 def store_kernel(text: str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""A plan's kernel against the diagram's meaning: run both on the same random data and compare.
+"""A plan's kernels against the diagram's meaning: run both on the same random data and compare.
 
 In: a `Plan`. Out: `Verification`: for every output how far the kernel is from the float64
 reference, and whether that is within what its types explain. With a GPU that has the machine's
@@ -18,7 +18,7 @@ Deliberately absent: speed, and any tolerance to set.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -114,14 +114,14 @@ def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0)
     imports triton, since its interpreter is switched on for the whole process.
     """
     started = time.perf_counter()
-    diagram = plan.derivation.diagram
+    diagram = plan.diagram
     device = _device(plan)
     given = dict(sizes or {})
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         lengths, reduced = _within_memory(plan, given, device)
     else:
-        _refuse_small_floats(plan.program)
+        _refuse_small_floats(plan)
         enable_interpreter()
         name = "the CPU (Triton's interpreter)"
         lengths, reduced = _few_tiles(plan, given)
@@ -129,9 +129,10 @@ def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0)
     # The kernel goes first: what it leaves unwritten can't then hold the reference's memory.
     results = run(plan, arguments)
     wanted = torch_reference(diagram, arguments)
+    programs = [each.program for each in plan.kernels]
     checks = tuple(
-        _compare(output.name, result, reference, bound(plan.program, output.dtype))
-        for output, result, reference in zip(plan.program.outputs, results, wanted, strict=True)
+        _compare(output.name, result, reference, bound(programs, output.dtype))
+        for output, result, reference in zip(plan.outputs, results, wanted, strict=True)
     )
     seconds = time.perf_counter() - started
     shown = tuple((axis, lengths[axis]) for axis in diagram.axes)
@@ -142,18 +143,23 @@ def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0)
 
 def run(plan: Plan, arguments: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
     """Return what the plan's kernel gives for arguments by name."""
-    diagram = plan.derivation.diagram
+    diagram = plan.diagram
     entry = load_kernel(kernel_source(plan), diagram)
     with np.errstate(all="ignore"):  # the interpreter computes on NumPy, both sides of a `where`
         results = entry(*(arguments[each.name] for each in diagram.arguments))
     return results if isinstance(results, tuple) else (results,)
 
 
-def bound(program: Program, output_type: str) -> float:
-    """Return the relative error that rounding explains; 0 for integers and truth values."""
+def bound(programs: Iterable[Program], output_type: str) -> float:
+    """Return the relative error that the programs' rounding explains; 0 for integers and truth values."""
     if not TORCH_TYPES[output_type].is_floating_point:
         return 0.0
-    rounded = [op.operand_type for op in walk(program.operations) if isinstance(op, Dot)]
+    rounded = [
+        op.operand_type
+        for program in programs
+        for op in walk(program.operations)
+        if isinstance(op, Dot)
+    ]
     floats = [TORCH_TYPES[each] for each in (output_type, *rounded)]
     unit = max(torch.finfo(each).eps / 2 for each in floats if each.is_floating_point)
     return _ROUNDINGS * unit + _SUMS
@@ -168,9 +174,9 @@ def _device(plan: Plan) -> torch.device:
     return torch.device("cpu")
 
 
-def _refuse_small_floats(program: Program) -> None:
+def _refuse_small_floats(plan: Plan) -> None:
     """Refuse what Triton's interpreter does not have."""
-    for each in (*program.arrays, *program.outputs):
+    for each in (*plan.arrays, *plan.outputs):
         if each.dtype.startswith("fp8"):
             message = f"`{each.name}` is of {each.dtype}, which Triton's interpreter does not have"
             help_line = "verify on a GPU, or with --dtype bf16"
@@ -209,9 +215,12 @@ def _worst(difference: torch.Tensor, size: torch.Tensor) -> float:
 
 def _few_tiles(plan: Plan, given: Mapping[str, int]) -> tuple[dict[str, int], str]:
     """Return lengths of a few tiles, none of which a tile divides, for the interpreter."""
-    diagram = plan.derivation.diagram
+    diagram = plan.diagram
     before = dict(plan.sizes)
-    wanted = {each.axis: _few(each, before) for each in plan.program.axes}
+    wanted: dict[str, int] = {}
+    for each in _tiles(plan):
+        wanted[each.axis] = max(_few(each, before), wanted.get(each.axis, 0))
+    wanted |= {each.axis: each.size for each in _tiles(plan) if each.size is not None}
     for _, axis in indexing_arguments(diagram):
         if axis not in wanted:
             wanted[axis] = min(before[axis], _READ_BY_DATA)
@@ -226,8 +235,6 @@ def _few_tiles(plan: Plan, given: Mapping[str, int]) -> tuple[dict[str, int], st
 
 
 def _few(tile: AxisTile, before: Mapping[str, int]) -> int:
-    if tile.size is not None:
-        return tile.size
     if tile.role is AxisRole.STREAM:
         return 2 * tile.tile + tile.tile // 2
     if tile.dim is None:
@@ -244,7 +251,7 @@ def _within_memory(
     plan: Plan, given: Mapping[str, int], device: torch.device
 ) -> tuple[dict[str, int], str]:
     """Return the plan's lengths, halved where the reference would not fit on the GPU."""
-    diagram = plan.derivation.diagram
+    diagram = plan.diagram
     lengths = axis_lengths(diagram, dict(plan.sizes) | dict(given))
     free, _ = torch.cuda.mem_get_info(device)
     reduced = False
@@ -257,11 +264,17 @@ def _within_memory(
 
 def _reducible(plan: Plan, given: Mapping[str, int]) -> Sequence[str]:
     """Return the axes that may be shortened, those without a tile first, the stream last."""
-    implied = implied_sizes(plan.derivation.diagram)
-    kept = {*given, *implied, *_implying(plan.derivation.diagram)}
-    free = [each for each in plan.program.axes if each.size is None and each.axis not in kept]
+    implied = implied_sizes(plan.diagram)
+    kept = {*given, *implied, *_implying(plan.diagram)}
+    kept |= {each.axis for each in _tiles(plan) if each.size is not None}
+    free = [each for each in _tiles(plan) if each.axis not in kept]
     order = sorted(free, key=lambda each: (each.role is AxisRole.STREAM, each.dim is not None))
-    return [each.axis for each in order]
+    return list(dict.fromkeys(each.axis for each in order))
+
+
+def _tiles(plan: Plan) -> list[AxisTile]:
+    """Return the tile of every axis in every kernel."""
+    return [each for kernel in plan.kernels for each in kernel.program.axes]
 
 
 def _reference_bytes(diagram: Diagram, lengths: Mapping[str, int]) -> int:

@@ -2,9 +2,10 @@
 
 In: a `Plan`. Out: `Cost`, which prints as a table and as JSON. H and M are the paper's (sections 3
 and 5), symbolic from the derivation; elements, bytes and operations are counted on the plan's own
-Program; seconds and what binds are the plan's prediction. Every level is charged with what enters
+Programs; seconds and what binds are the plan's prediction. Every level is charged with what enters
 or leaves it: `shared` and `register` with the transfers that end there, `dram` with every array
-once, which no plan can save.
+once a kernel, which no kernel can save: what is kept between two is written and read again. Of
+several kernels transfers and work add up, and what a block holds is the most of any.
 
 Nothing is decided here.
 """
@@ -16,29 +17,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
-
-from napkin.algebra.derive import Derivation
-from napkin.diagram import Diagram, Graph, Input, Pointwise, Reduce, topological
-from napkin.evaluate import NumpyArithmetic, evaluate
 from napkin.model.costs import two_level_costs
 from napkin.model.measures import Costs
-from napkin.model.roles import (
-    Role,
-    bind,
-    choose_roles,
-    is_contraction,
-    size_symbol,
-    tile_symbol,
-)
+from napkin.model.optimum import power_law
+from napkin.model.roles import Role, bind, choose_roles, size_symbol, tile_symbol
 from napkin.operators import Pipeline
 from napkin.schedule.count import Totals, peak, totals
+from napkin.schedule.flops import Scalars, contraction_flops
 from napkin.schedule.layout import TYPE_BYTES
-from napkin.schedule.plan import Plan
-from napkin.schedule.program import AxisRole
+from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.program import Array, AxisRole
+from napkin.schedule.show import scaled, table
 
-Scalars = Mapping[str, float | int]
-_SAMPLES = 2048  # positions of an axis at which a mask is looked at
 _ON_CHIP = ("shared", "register")
 
 
@@ -54,9 +44,21 @@ class LevelCost:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelCost:
+    """One kernel: its name and what it gives, its prediction, and its plan as plain data."""
+
+    name: str
+    outputs: tuple[str, ...]
+    seconds: float
+    bound_by: str
+    plan: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """A plan's cost. `flops` are those of the contractions that a mask leaves.
 
+    `transferred` and `memory` are H and M by formula, `least` the least H in M, empty without a closed form.
     `is_exact` tells whether every loop's bounds were known.
     """
 
@@ -69,9 +71,10 @@ class Cost:
     levels: tuple[LevelCost, ...]
     transferred: str
     memory: str
+    least: str
     bound_by: str
     seconds: float
-    plan: tuple[tuple[str, Any], ...]
+    kernels: tuple[KernelCost, ...]
     is_exact: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -94,7 +97,24 @@ class Cost:
             },
             "bound_by": self.bound_by,
             "predicted_seconds": self.seconds,
-            "plan": dict(self.plan),
+            "plan": self._plan_as_json(),
+        }
+
+    def _plan_as_json(self) -> dict[str, Any]:
+        """Return the one kernel's plan, or those of several under `kernels`."""
+        if len(self.kernels) == 1:
+            return dict(self.kernels[0].plan)
+        return {
+            "kernels": [
+                {
+                    "name": each.name,
+                    "outputs": list(each.outputs),
+                    "predicted_seconds": each.seconds,
+                    "bound_by": each.bound_by,
+                    **dict(each.plan),
+                }
+                for each in self.kernels
+            ]
         }
 
     def headline(self) -> str:
@@ -110,155 +130,142 @@ class Cost:
 
 def cost_of(plan: Plan, *, scalars: Scalars | None = None) -> Cost:
     """Return the cost of a plan at the lengths it was judged at."""
-    derivation, sizes = plan.derivation, dict(plan.sizes)
-    counted = totals(plan.program, sizes, scalars or {})
-    symbolic = two_level_costs(derivation, _grouped(plan))
-    held = _held_whole(plan)
+    known = scalars or {}
+    parts = [_Counted.of(each, known, _numbering(plan, each)) for each in plan.kernels]
+    counted = [each.totals for each in parts]
+    moved = sum(each.bind(each.symbolic.transferred) for each in parts)
+    held = [str(each.bind(each.symbolic.memory.elements)) for each in parts]
     return Cost(
-        derivation.diagram.name,
+        plan.diagram.name,
         plan.machine.name,
         plan.sizes,
         plan.dtype,
-        contraction_flops(derivation, sizes, scalars),
-        tuple((unit.value, counted.on(unit)) for unit in Pipeline if unit is not Pipeline.COPY),
-        (_dram(plan), *(_on_chip(plan, level, counted, symbolic) for level in _ON_CHIP)),
-        str(bind(symbolic.transferred, held)),
-        str(bind(symbolic.memory.elements, held)),
-        plan.prediction.bound_by,
-        plan.prediction.seconds,
-        tuple(describe_plan(plan).items()),
-        counted.is_exact,
+        sum(contraction_flops(k.derivation, dict(k.sizes), known) for k in plan.kernels),
+        tuple(
+            (unit.value, sum(each.on(unit) for each in counted))
+            for unit in Pipeline
+            if unit is not Pipeline.COPY
+        ),
+        (_dram(plan), *(_on_chip(level, parts) for level in _ON_CHIP)),
+        str(moved),
+        held[0] if len(held) == 1 else f"max({', '.join(held)})",
+        _least(plan),
+        plan.bound_by,
+        plan.seconds,
+        tuple(_kernel_cost(each) for each in plan.kernels),
+        all(each.is_exact for each in counted),
     )
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain data: what every axis does, and what a block takes."""
+def _least(plan: Plan) -> str:
+    """Return the law of the least transfers (paper, section 6) of a plan of one kernel, if it has one."""
+    if len(plan.kernels) > 1:
+        return ""
+    law = power_law(two_level_costs(plan.kernels[0].derivation))
+    return "" if law is None else str(law)
+
+
+def describe_kernel(kernel: KernelPlan) -> dict[str, Any]:
+    """Return a kernel's plan as plain data: what every axis does, and what a block takes."""
     return {
         "axes": {
-            each.axis: {"role": each.role.value, "tile": each.tile} for each in plan.program.axes
+            each.axis: {"role": each.role.value, "tile": each.tile} for each in kernel.program.axes
         },
-        "grid": list(plan.program.grid),
-        "warps": plan.warps,
-        "stages": plan.stages,
-        "shared_bytes": plan.prediction.shared_bytes,
-        "registers": plan.prediction.registers,
+        "grid": list(kernel.program.grid),
+        "warps": kernel.warps,
+        "stages": kernel.stages,
+        "shared_bytes": kernel.prediction.shared_bytes,
+        "registers": kernel.prediction.registers,
     }
+
+
+def _kernel_cost(kernel: KernelPlan) -> KernelCost:
+    outputs = tuple(each.name for each in kernel.program.outputs)
+    said = kernel.prediction
+    plan = tuple(describe_kernel(kernel).items())
+    return KernelCost(kernel.name, outputs, said.seconds, said.bound_by, plan)
 
 
 # --- levels ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A kernel with its counts and formulas; `names` gives its tiles their names in the formulas."""
+
+    kernel: KernelPlan
+    totals: Totals
+    symbolic: Costs
+    names: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, kernel: KernelPlan, scalars: Scalars, ending: str) -> _Counted:
+        counted = totals(kernel.program, dict(kernel.sizes), scalars)
+        symbolic = two_level_costs(kernel.derivation, _grouped(kernel))
+        return cls(kernel, counted, symbolic, _tile_names(kernel, ending))
+
+    def bind(self, formula: Any) -> Any:
+        return bind(formula, self.names)
+
+
+def _numbering(plan: Plan, kernel: KernelPlan) -> str:
+    """Return what the tiles of a kernel are told apart by, if there are several."""
+    return f"_{plan.kernels.index(kernel) + 1}" if len(plan.kernels) > 1 else ""
+
+
+def _tile_names(kernel: KernelPlan, ending: str) -> dict[str, Any]:
+    """Return the tiles' symbols in formulas; the tile of an axis that lies whole is its size."""
+    names: dict[str, Any] = {}
+    for each in kernel.program.axes:
+        for role in (Role.GROUP, Role.STREAM):
+            if ending:
+                names[tile_symbol(each.axis, role).name] = tile_symbol(each.axis + ending, role)
+        if each.role is AxisRole.WHOLE:
+            names[tile_symbol(each.axis, Role.GROUP).name] = size_symbol(each.axis)
+    return names
+
+
 def _dram(plan: Plan) -> LevelCost:
     sizes = dict(plan.sizes)
-    arrays = (*plan.program.arrays, *plan.program.outputs)
-    counts = {each.name: prod(sizes[axis] for axis in each.axes) for each in arrays}
-    size = sum(counts[each.name] * TYPE_BYTES[each.dtype] for each in arrays)
-    formula: Any = sum(prod((size_symbol(a) for a in each.axes), start=1) for each in arrays)
-    return LevelCost("dram", sum(counts.values()), size, size, str(formula))
-
-
-def _on_chip(plan: Plan, level: str, counted: Totals, symbolic: Costs) -> LevelCost:
-    moved = [each for each in counted.transfers if level in (each.source, each.target)]
-    names = {each.array for each in moved}
-    formula: Any = sum(each.whole for each in symbolic.transfers if each.array in names)
+    moved = [a for k in plan.kernels for a in (*k.program.arrays, *k.program.outputs)]
+    there = (*plan.arrays, *plan.kept, *plan.outputs)
+    formula: Any = sum(prod((size_symbol(a) for a in each.axes), start=1) for each in moved)
     return LevelCost(
-        level,
-        sum(each.elements for each in moved),
-        sum(each.bytes for each in moved),
-        dict(peak(plan.program)).get(level, 0),
-        str(bind(formula, _held_whole(plan)) if names else 0),
+        "dram",
+        sum(_elements(each, sizes) for each in moved),
+        sum(_elements(each, sizes) * TYPE_BYTES[each.dtype] for each in moved),
+        sum(_elements(each, sizes) * TYPE_BYTES[each.dtype] for each in there),
+        str(formula),
     )
 
 
-def _grouped(plan: Plan) -> tuple[str, ...]:
+def _elements(array: Array, sizes: Mapping[str, int]) -> int:
+    return prod(sizes[axis] for axis in array.axes)
+
+
+def _on_chip(level: str, parts: Sequence[_Counted]) -> LevelCost:
+    formula: Any = 0
+    elements, size = 0, 0
+    for each in parts:
+        moved = [one for one in each.totals.transfers if level in (one.source, one.target)]
+        names = {one.array for one in moved}
+        wholes = [one.whole for one in each.symbolic.transfers if one.array in names]
+        formula += sum(each.bind(one) for one in wholes)
+        elements += sum(one.elements for one in moved)
+        size += sum(one.bytes for one in moved)
+    held = max(dict(peak(each.kernel.program)).get(level, 0) for each in parts)
+    return LevelCost(level, elements, size, held, str(formula))
+
+
+def _grouped(kernel: KernelPlan) -> tuple[str, ...]:
     """Return the axes that the formula tiles: the plan's, and whole ones that it could tile."""
-    could = choose_roles(plan.derivation, None)
+    could = choose_roles(kernel.derivation, None)
     return tuple(
         each.axis
-        for each in plan.program.axes
+        for each in kernel.program.axes
         if (each.role is AxisRole.GROUP and each.tile > 1)
         or (each.role is AxisRole.WHOLE and could[each.axis] is Role.GROUP)
     )
-
-
-def _held_whole(plan: Plan) -> dict[str, Any]:
-    """Return, for every axis that lies whole on chip, that its tile is its size."""
-    return {
-        tile_symbol(each.axis, Role.GROUP).name: size_symbol(each.axis)
-        for each in plan.program.axes
-        if each.role is AxisRole.WHOLE
-    }
-
-
-# --- work -----------------------------------------------------------------------------------------
-
-
-def contraction_flops(
-    derivation: Derivation, sizes: Mapping[str, int], scalars: Scalars | None = None
-) -> int:
-    """Return the FLOPs of the diagram's contractions, counting what its mask leaves.
-
-    Parts of a mask that are read from data, or from scalars that are not given, count as true.
-    """
-    masks = [_indexed_part(derivation, each, scalars or {}) for each in derivation.conditions]
-    parts = masks[0] if masks else []
-    masked = {axis for each in parts for axis in derivation.graph[each].axes}
-    left = _fraction_true(derivation, parts, sizes, scalars or {})
-    total = 0.0
-    for axes in _contracted(derivation.diagram):
-        dense = 2 * prod(sizes[axis] for axis in axes)
-        total += dense * (left if masked <= axes else 1.0)
-    return round(total)
-
-
-def _contracted(diagram: Diagram) -> list[frozenset[str]]:
-    """Return the axes of every contraction, those that it sums included."""
-    roots = [each.box for each in diagram.outputs]
-    boxes = (diagram.boxes[each] for each in topological(diagram.boxes, roots))
-    return [
-        frozenset((*box.axes, *box.over))
-        for box in boxes
-        if isinstance(box, Reduce) and is_contraction(diagram.boxes, box.operands, box.over)
-    ]
-
-
-def _indexed_part(derivation: Derivation, condition: int | None, scalars: Scalars) -> list[int]:
-    """Return the conjuncts of a mask that depend on positions and known scalars alone."""
-    stack, parts = [] if condition is None else [condition], []
-    graph = derivation.graph
-    while stack:
-        each = stack.pop()
-        box = graph[each]
-        if isinstance(box, Pointwise) and box.operator == "and":
-            stack += box.operands
-            continue
-        needed = [graph[i] for i in topological(graph, [each])]
-        if all(not isinstance(b, Input) or b.name in scalars for b in needed):
-            parts.append(each)
-    return parts
-
-
-def _fraction_true(
-    derivation: Derivation, parts: list[int], sizes: Mapping[str, int], scalars: Scalars
-) -> float:
-    if not parts:
-        return 1.0
-    graph = Graph(derivation.graph.boxes)
-    condition = parts[0]
-    for each in parts[1:]:
-        condition = graph.pointwise("and", condition, each)
-    indices = {axis: _sampled(sizes[axis]) for axis in graph[condition].axes}
-    given = {name: np.asarray(value) for name, value in scalars.items()}
-    values = evaluate(
-        graph, [condition], given, sizes, indices=indices, arithmetic=NumpyArithmetic()
-    )
-    return float(np.mean(values[condition]))
-
-
-def _sampled(size: int) -> Any:
-    """Return an axis's positions, evenly thinned out where it is long."""
-    count = min(size, _SAMPLES)
-    return ((np.arange(count) * 2 + 1) * size) // (2 * count)
 
 
 # --- printing -------------------------------------------------------------------------------------
@@ -273,96 +280,46 @@ def _lines(cost: Cost) -> list[str]:
             (
                 each.level,
                 f"{each.transfer_elements:,}",
-                _scaled(each.transfer_bytes, "B"),
+                scaled(each.transfer_bytes, "B"),
                 resident,
                 each.formula,
             )
         )
-    work = [(name, _scaled(count, "")) for name, count in cost.operations]
-    axes = dict(cost.plan)["axes"]
-    tiles = ", ".join(f"{axis} {one['role']} by {one['tile']}" for axis, one in axes.items())
+    work = [(name, scaled(count, "")) for name, count in cost.operations]
+    several = "; g_q_1 is one of kernel 1" if len(cost.kernels) > 1 else ""
     return [
         f"{cost.diagram} on {cost.machine}, {cost.dtype}: {sizes}",
         "",
         f"H = {cost.transferred}",
         f"M = {cost.memory}",
-        "    in elements; g_q is the tile of a grouped axis q, s_x that of the stream x",
+        *([f"H* = {cost.least}, the least H of any tiles that M holds"] if cost.least else []),
+        f"    in elements; g_q is the tile of a grouped axis q, s_x that of the stream x{several}",
         "",
-        *_table(rows),
+        *table(rows),
         "",
-        f"contractions {_scaled(cost.flops, 'FLOP')}"
+        f"contractions {scaled(cost.flops, 'FLOP')}"
         + "".join(f"; {name} {count} operations" for name, count in work if count != "0 "),
         *([] if cost.is_exact else ["counted as if every chunk of the stream were walked"]),
         f"predicted {cost.seconds * 1e3:.3f} ms, bound by {cost.bound_by}",
-        f"plan: {tiles}; {dict(cost.plan)['warps']} warps, {dict(cost.plan)['stages']} stages",
+        *_kernel_lines(cost),
     ]
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    return [
-        "  ".join(
-            text.ljust(width) if i in (0, last) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def _kernel_lines(cost: Cost) -> list[str]:
+    """Return the plan of the one kernel, or a table of several."""
+    if len(cost.kernels) == 1:
+        return [f"plan: {_plan_text(cost.kernels[0])}"]
+    rows = [("kernel", "gives", "predicted", "bound by", "plan")]
+    for number, each in enumerate(cost.kernels, 1):
+        gives = ", ".join(each.outputs)
+        took = f"{each.seconds * 1e3:.3f} ms"
+        rows.append((str(number), gives, took, each.bound_by, _plan_text(each)))
+    return ["", f"cut into {len(cost.kernels)} kernels:", *table(rows)]
 
 
-def _scaled(count: float, unit: str) -> str:
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= factor:
-            return f"{count / factor:.4g} {prefix}{unit}"
-    return f"{count:.4g} {unit}"
-
-
-# --- plans ----------------------------------------------------------------------------------------
-
-
-def show_plan(plan: Plan) -> str:
-    """Return a plan as text: the `on` block that would fix it, and what it is expected to take."""
-    program, prediction = plan.program, plan.prediction
-    sizes = dict(plan.sizes)
-    rows = [("axis", "role", "tile", "length", "tiles")]
-    for each in program.axes:
-        count = "" if each.role is AxisRole.WHOLE else str(-(-sizes[each.axis] // each.tile))
-        rows.append((each.axis, each.role.value, str(each.tile), str(sizes[each.axis]), count))
-    rings = ", ".join(
-        f"{each.array} {each.stages} x {each.tile_bytes} B" for each in program.buffers
+def _plan_text(kernel: KernelCost) -> str:
+    plan = dict(kernel.plan)
+    tiles = ", ".join(
+        f"{axis} {one['role']} by {one['tile']}" for axis, one in plan["axes"].items()
     )
-    return "\n".join(
-        [
-            f"{plan.derivation.diagram.name} on {plan.machine.name}, {plan.dtype}",
-            "",
-            *_table(rows),
-            "",
-            f"grid, the fastest axis first: {' '.join(program.grid) or 'one block'}",
-            f"shared memory {prediction.shared_bytes} B a block"
-            + (f" (rings: {rings})" if rings else ""),
-            f"registers {prediction.registers} a thread",
-            f"predicted {prediction.seconds * 1e3:.3f} ms, bound by {prediction.bound_by}",
-            "",
-            "to fix it, put this in the file:",
-            "",
-            *_on_block(plan),
-        ]
-    )
-
-
-def _on_block(plan: Plan) -> list[str]:
-    group = set(plan.derivation.group)
-    lines = [f"on {plan.machine.name}"]
-    for word, roles in (
-        ("group", (AxisRole.GROUP, AxisRole.WHOLE)),
-        ("stream", (AxisRole.STREAM,)),
-        ("split", (AxisRole.SPLIT,)),
-    ):
-        tiles: dict[int, list[str]] = {}
-        for each in plan.program.axes:
-            if each.role in roles and (word != "group" or each.axis in group):
-                tiles.setdefault(each.tile, []).append(each.axis)
-        if tiles:
-            phrases = (f"{' '.join(axes)} by {tile}" for tile, axes in tiles.items())
-            lines.append(f"    {word} {', '.join(phrases)}")
-    return [*lines, f"    warps {plan.warps}", f"    stages {plan.stages}"]
+    return f"{tiles}; {plan['warps']} warps, {plan['stages']} stages"

@@ -131,13 +131,17 @@ def _move(array: str, source: str, target: str, elements: int, program: Program)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the paper's table; `resident` is bytes by level once the operation is done."""
+    """One column of the paper's table; once the operation is done, `alive` are the tiles that remain.
+
+    `resident` is their bytes by level, and the rings'.
+    """
 
     operation: Operation
     loops: tuple[Loop, ...]
     work: Work
     resident: tuple[tuple[str, int], ...]
     multiplicity: Multiplicity
+    alive: tuple[Tile, ...]
 
 
 def columns(program: Program) -> tuple[Column, ...]:
@@ -175,7 +179,7 @@ def _columns(program: Program, operations: Sequence[Operation], scope: _Scope) -
             held = [tiles[name] for name in tiles if name in alive - ringed]
             resident = _resident(program, held)
             times = multiplicity(program, scope.loops)
-            yield Column(each, scope.loops, work(each, program), resident, times)
+            yield Column(each, scope.loops, work(each, program), resident, times, tuple(held))
 
 
 def _resident(program: Program, alive: Sequence[Tile]) -> tuple[tuple[str, int], ...]:

@@ -351,7 +351,8 @@ class _Machine:
         if loop.step != self.axes[loop.axis].tile:
             raise InternalError(f"a loop over `{loop.axis}` does not step by its tile")
         outside = set(self.values)
-        for position in range(start, stop, loop.step):
+        positions = range(start, stop, loop.step)
+        for position in positions[::-1] if loop.descending else positions:
             self.starts[loop.axis] = position
             self.tally.step(loop)
             self._run(loop.body)

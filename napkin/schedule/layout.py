@@ -12,25 +12,23 @@ from dataclasses import dataclass
 from math import prod
 
 from napkin.algebra.derive import Derivation
-from napkin.diagram import Diagram, Gather, Graph, Input, Reduce, topological
+from napkin.diagram import (
+    SCALAR_TYPES,
+    STORAGE_BYTES,
+    Diagram,
+    Gather,
+    Graph,
+    Input,
+    Reduce,
+    topological,
+)
 from napkin.operators import Kind
 from napkin.schedule.program import Array, AxisRole, AxisTile, Dim, Path
 
-TYPE_BYTES = {
-    "bf16": 2,
-    "fp16": 2,
-    "fp32": 4,
-    "fp64": 8,
-    "fp8e4m3": 1,
-    "fp8e5m2": 1,
-    "int8": 1,
-    "int32": 4,
-    "int64": 8,
-    "bool": 1,
-}
-_MAX_DESCRIPTOR_RANK = 5
-_MAX_DESCRIPTOR_EXTENT = 256
-_MIN_DESCRIPTOR_BYTES = 16
+TYPE_BYTES = STORAGE_BYTES
+MAX_DESCRIPTOR_RANK = 5
+MAX_DESCRIPTOR_EXTENT = 256
+MIN_DESCRIPTOR_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +50,14 @@ class Layout:
 
     def path(self, array: Array, indices: Sequence[str], gathered: Sequence[bool]) -> Path:
         """Return how a tile of an array travels: by descriptor where the hardware's box can hold it."""
-        if not self.descriptors or any(gathered) or len(array.axes) > _MAX_DESCRIPTOR_RANK:
+        if not self.descriptors or any(gathered) or len(array.axes) > MAX_DESCRIPTOR_RANK:
             return Path.POINTER
         if array.name not in self.shared or tuple(indices) != array.axes or not array.axes:
             return Path.POINTER
         tiles = [self._tile(axis) for axis in array.axes]
-        if any(tile > _MAX_DESCRIPTOR_EXTENT for tile in tiles):
+        if any(tile > MAX_DESCRIPTOR_EXTENT for tile in tiles):
             return Path.POINTER
-        if tiles[-1] * self.bytes_of(array.dtype) < _MIN_DESCRIPTOR_BYTES:
+        if tiles[-1] * self.bytes_of(array.dtype) < MIN_DESCRIPTOR_BYTES:
             return Path.POINTER
         return Path.DESCRIPTOR if self._has_own_dims(array) else Path.POINTER
 
@@ -187,25 +185,33 @@ def build_layout(
         _axis_tile(derivation, axis, tiles[axis], by_axis.get(axis), tiling, sizes)
         for axis in tiles
     )
-    arrays = tuple(
-        Array(each.name, each.dims, dtypes[each.name], each.kind)
-        for each in diagram.arguments
-        if each.dims or each.dtype not in ("int", "float")
-    )
-    outputs = tuple(
-        Array(each.name, each.dims, dtypes[each.name], diagram.boxes[each.box].kind)
-        for each in diagram.outputs
-    )
     grid = tuple(axis for axis in reversed(derivation.group) if axis not in tiling.whole)
     return Layout(
         axes,
         dims,
-        arrays,
-        outputs,
+        argument_arrays(diagram, dtypes),
+        output_arrays(diagram, dtypes),
         _fastest_first(grid, by_axis),
         _shared_arrays(derivation, diagram),
         tiling.descriptors,
         tiling.stages,
+    )
+
+
+def argument_arrays(diagram: Diagram, dtypes: Mapping[str, str]) -> tuple[Array, ...]:
+    """Return the arguments that lie in global memory, which typed scalars do not."""
+    return tuple(
+        Array(each.name, each.dims, dtypes[each.name], each.kind)
+        for each in diagram.arguments
+        if each.dims or each.dtype not in SCALAR_TYPES
+    )
+
+
+def output_arrays(diagram: Diagram, dtypes: Mapping[str, str]) -> tuple[Array, ...]:
+    """Return the outputs as arrays in global memory."""
+    return tuple(
+        Array(each.name, each.dims, dtypes[each.name], diagram.boxes[each.box].kind)
+        for each in diagram.outputs
     )
 
 
@@ -239,7 +245,7 @@ def _dims(derivation: Derivation, tiles: Mapping[str, int], tiling: Tiling) -> t
     seen: dict[tuple[str, ...], None] = {}
     for axis, tile in tiles.items():
         streamed = stream is not None and axis == stream.axis
-        if tile > 1 or streamed or axis in tiling.split:
+        if tile > 1 or streamed:
             seen[together.get(axis, (axis,)) or (axis,)] = None
     return tuple(Dim("_".join(axes), axes, prod(tiles[axis] for axis in axes)) for axes in seen)
 

@@ -1,6 +1,6 @@
 """What an operation reads and writes, and how long each tile lives.
 
-In: a `Program`'s operations. Out: names read and written, a table of tiles by name, and for every
+In: a `Program`'s operations. Out: names read and written, or changed, a table of tiles by name, and for every
 operation of a list the tiles that are alive once it is done. A tile lives from the operation that
 makes it to its last use; a tile read before it is written in a loop's body is a state and lives
 through the loop, as does what comes from outside the body.
@@ -10,7 +10,8 @@ It counts no bytes (`count` does) and knows no pipeline: a plan's buffers hold w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from napkin.schedule.program import (
@@ -63,6 +64,40 @@ def writes(operation: Operation) -> str | None:
             return None
         case _:
             return operation.tile.name
+
+
+def rename(operation: Operation, names: Mapping[str, str]) -> Operation:
+    """Return an operation (no loop) that reads and writes other names."""
+
+    def new(operand: Operand) -> Operand:
+        return names.get(operand, operand) if isinstance(operand, str) else operand
+
+    match operation:
+        case Compute():
+            changed: Operation = replace(operation, operands=tuple(map(new, operation.operands)))
+        case Fold():
+            changed = replace(operation, source=names.get(operation.source, operation.source))
+        case Store():
+            changed = replace(operation, source=new(operation.source))
+        case Assign():
+            source, target = operation.source, operation.target
+            return Assign(names.get(target, target), names.get(source, source))
+        case Dot():
+            sides = (operation.left, operation.right)
+            left, right = (names.get(side, side) for side in sides)
+            kept = operation.accumulator
+            kept = None if kept is None else names.get(kept, kept)
+            changed = replace(operation, left=left, right=right, accumulator=kept)
+        case Load():
+            pairs = zip(operation.indices, operation.gathered, strict=True)
+            indices = tuple(names.get(index, index) if tile else index for index, tile in pairs)
+            changed = replace(operation, indices=indices)
+        case _:
+            changed = operation
+    if isinstance(changed, Store | Assign | Loop):
+        return changed
+    tile = changed.tile
+    return replace(changed, tile=replace(tile, name=names.get(tile.name, tile.name)))
 
 
 def all_writes(operations: Sequence[Operation]) -> list[str]:

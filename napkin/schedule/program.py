@@ -229,7 +229,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Walk an axis from `start` to `stop` in steps of its tile."""
+    """Walk an axis from `start` to `stop` in steps of its tile, from the last chunk if `descending`."""
 
     axis: str
     start: Operand
@@ -237,6 +237,7 @@ class Loop:
     step: int
     region: Region
     body: tuple[Operation, ...]
+    descending: bool = False
 
 
 Operation = Load | Positions | EdgePosition | Compute | Fold | Dot | Fill | Assign | Store | Loop

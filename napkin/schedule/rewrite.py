@@ -28,6 +28,7 @@ from napkin.algebra.masks import isolate
 from napkin.algebra.signs import is_nonnegative
 from napkin.algebra.states import Accumulator, Pass, Stream, Transport
 from napkin.diagram import (
+    Box,
     Constant,
     Edge,
     Gather,
@@ -217,7 +218,7 @@ class _Rules:
                 return self.product(self.apply(other), self.scale(one, factor))
         return None
 
-    def _is_smaller(self, each: int, box: Pointwise) -> bool:
+    def _is_smaller(self, each: int, box: Box) -> bool:
         return len(self.graph[each].axes) < len(box.axes)
 
     def product(self, left: int, right: int) -> int:

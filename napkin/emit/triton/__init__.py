@@ -1,34 +1,42 @@
 """Plain Triton kernels: cp.async through `num_stages` on Ampere, tensor descriptors (TMA) on Hopper.
 
 In: a `Plan`. Out: the text of a Python module that stands alone: it imports torch and triton, holds the
-kernel and one typed entry function, and opens with the diagram, its derivation, cost and plan.
+plan's kernels and one typed entry function that runs them in turn, and opens with the diagram, its
+derivation, cost and plan.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from napkin.diagram import implied_sizes, print_diagram
+from napkin.diagram import SCALAR_TYPES, Diagram, implied_sizes, print_diagram
 from napkin.emit.render import render
-from napkin.emit.triton.body import print_kernel, spell
-from napkin.emit.triton.entry import EntryPrinter, uses_descriptors
+from napkin.emit.triton.body import KernelText, print_kernel, spell
+from napkin.emit.triton.entry import EntryPrinter, Launch, Signature, uses_descriptors
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.plan import Plan
+from napkin.schedule.plan import KernelPlan, Plan
 
 _SIXTEEN_BIT = {"bf16", "fp16", "fp8e4m3", "fp8e5m2"}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """Everything that the kernel's template prints, decided."""
+    """One kernel as the template prints it."""
+
+    name: str
+    parameters: tuple[str, ...]
+    body: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleView:
+    """Everything that the module's template prints, decided."""
 
     header: str
     imports: tuple[str, ...]
     constants: tuple[str, ...]
     helpers: tuple[str, ...]
-    kernel: str
-    parameters: tuple[str, ...]
-    body: tuple[str, ...]
+    kernels: tuple[KernelView, ...]
     entry: str
     signature: str
     returns: str
@@ -36,27 +44,33 @@ class KernelView:
     launch: tuple[str, ...]
 
 
+def entry_name(diagram: Diagram) -> str:
+    """Return the name of a module's entry function."""
+    return Names(RESERVED).fresh(diagram.name)
+
+
+def kernel_names(plan: Plan) -> tuple[str, ...]:
+    """Return the names of a module's kernels, in the order of the plan's."""
+    names = Names(RESERVED | {entry_name(plan.diagram)})
+    return tuple(names.fresh(f"{each.name}_kernel") for each in plan.kernels)
+
+
 def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
-    """Return the kernel module of a plan; `notes` are lines for its header (cost, prediction)."""
-    program = plan.program
-    diagram = plan.derivation.diagram
-    names = Names(RESERVED)
-    entry = names.fresh(diagram.name)
-    kernel = names.fresh(f"{diagram.name}_kernel")
-    text = print_kernel(program, approximate=plan.dtype in _SIXTEEN_BIT)
-    order = [each.name for each in diagram.arguments]
-    printer = EntryPrinter(program, text, spell(program), kernel, order, implied_sizes(diagram))
-    described = uses_descriptors(program)
-    helpers = sorted(text.helpers | ({"descriptor"} if described else set()))
-    view = KernelView(
+    """Return the module of a plan's kernels; `notes` are lines for its header (cost, prediction)."""
+    diagram = plan.diagram
+    launches = _launches(plan)
+    printer = EntryPrinter(signature_of(plan), launches)
+    described = any(uses_descriptors(each.program) for each in launches)
+    called = {name for each in launches for name in each.text.helpers}
+    helpers = sorted(called | ({"descriptor"} if described else set()))
+    fragments = tuple(render(f"triton/helpers/{each}.py.jinja").rstrip() for each in helpers)
+    view = ModuleView(
         _header(plan, notes),
-        _imports(described, "tanh_approximate" in helpers),
-        _constants(plan, text.blocks),
-        tuple(render(f"triton/helpers/{each}.py.jinja").rstrip() for each in helpers),
-        kernel,
-        tuple(text.parameters),
-        tuple(_squeeze(text.body)),
-        entry,
+        _imports(described, any("os.environ" in each for each in fragments)),
+        _constants(plan, launches),
+        fragments,
+        tuple(_kernel_view(each) for each in launches),
+        entry_name(diagram),
         printer.signature(),
         printer.returns(),
         f"Run the diagram `{diagram.name}` on tensors laid out as its signature says.",
@@ -65,19 +79,68 @@ def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     return render("triton/kernel.py.jinja", view=view)
 
 
+def _launches(plan: Plan) -> tuple[Launch, ...]:
+    """Return the kernels with their names in the module; the constants of several are numbered."""
+    kernels = kernel_names(plan)
+    texts = [print_kernel(each.program, approximate=_approximates(each)) for each in plan.kernels]
+    names = Names(RESERVED - {"WARPS", "STAGES"} | {entry_name(plan.diagram), *kernels})
+    made: list[Launch] = []
+    for number, (plan_of_one, text) in enumerate(zip(plan.kernels, texts, strict=True), 1):
+        ending = f"_{number}" if len(kernels) > 1 else ""
+        constants = {
+            name: names.fresh(f"{name}{ending}") for name in (*text.blocks, "WARPS", "STAGES")
+        }
+        program = plan_of_one.program
+        made.append(Launch(program, text, spell(program), kernels[number - 1], constants))
+    return tuple(made)
+
+
+def _approximates(kernel: KernelPlan) -> bool:
+    """Return whether one-instruction functions are exact enough for what the kernel stores."""
+    return kernel.dtype in _SIXTEEN_BIT
+
+
+def signature_of(plan: Plan) -> Signature:
+    arguments = plan.diagram.arguments
+    scalars = {
+        each.name: each.dtype
+        for each in arguments
+        if not each.dims and each.dtype is not None and each.dtype in SCALAR_TYPES
+    }
+    return Signature(
+        tuple(each.name for each in arguments),
+        plan.arrays,
+        scalars,
+        plan.outputs,
+        implied_sizes(plan.diagram),
+    )
+
+
+def _kernel_view(launch: Launch) -> KernelView:
+    text: KernelText = launch.text
+    return KernelView(launch.kernel, tuple(text.parameters), tuple(squeeze(text.body)))
+
+
 def _header(plan: Plan, notes: tuple[str, ...]) -> str:
-    diagram = plan.derivation.diagram
-    tiles = ", ".join(f"{each.axis} {each.role.value} by {each.tile}" for each in plan.program.axes)
+    diagram = plan.diagram
     lines = [
         f'"""{diagram.name}: generated by napkin for {plan.machine.name} ({plan.machine.architecture}).',
         "",
         *print_diagram(diagram).rstrip().splitlines(),
         "",
         *notes,
-        f"plan: {tiles}; {plan.warps} warps, {plan.stages} stages",
+        *(_tiles(each, plan) for each in plan.kernels),
         '"""',
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _tiles(kernel: KernelPlan, plan: Plan) -> str:
+    tiles = ", ".join(
+        f"{each.axis} {each.role.value} by {each.tile}" for each in kernel.program.axes
+    )
+    what = f"plan of {kernel.name}" if len(plan.kernels) > 1 else "plan"
+    return f"{what}: {tiles}; {kernel.warps} warps, {kernel.stages} stages"
 
 
 def _imports(described: bool, reads_environment: bool) -> tuple[str, ...]:
@@ -88,12 +151,15 @@ def _imports(described: bool, reads_environment: bool) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _constants(plan: Plan, blocks: dict[str, int]) -> tuple[str, ...]:
-    constants = {**blocks, "WARPS": plan.warps, "STAGES": plan.stages}
-    return tuple(f"{name} = {value}" for name, value in constants.items())
+def _constants(plan: Plan, launches: tuple[Launch, ...]) -> tuple[str, ...]:
+    lines: list[str] = []
+    for kernel, launch in zip(plan.kernels, launches, strict=True):
+        values = {**launch.text.blocks, "WARPS": kernel.warps, "STAGES": kernel.stages}
+        lines += [f"{launch.constants[name]} = {value}" for name, value in values.items()]
+    return tuple(lines)
 
 
-def _squeeze(lines: list[str]) -> list[str]:
+def squeeze(lines: list[str]) -> list[str]:
     """Drop blank lines that follow one another, or close the body."""
     kept: list[str] = []
     for line in lines:

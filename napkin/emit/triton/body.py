@@ -118,6 +118,7 @@ def _all_axes(program: Program) -> list[str]:
     seen |= dict.fromkeys(axis for each in program.arrays for axis in each.axes)
     for each in walk(program.operations):
         operands = each.operands if isinstance(each, Compute) else ()
+        operands += (each.source,) if isinstance(each, Store) else ()
         seen |= dict.fromkeys(one.axis for one in operands if isinstance(one, Length))
     return list(seen)
 

@@ -1,12 +1,14 @@
-"""The host side of a Triton kernel: its typed entry function.
+"""The host side of a Triton module: its typed entry function.
 
-In: a Program and the kernel's text. Out: lines that read axis lengths off the tensors, refuse what the kernel
-was not made for, allocate the outputs and launch.
+In: the diagram's signature and its kernels' Programs and texts. Out: lines that read axis lengths off the
+tensors, refuse what the kernels were not made for, allocate the outputs and what lies between two kernels,
+and launch each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from napkin.diagram import print_dims
 from napkin.emit.triton.body import KernelText, Spelling
@@ -27,52 +29,71 @@ TORCH_TYPES = {
 }
 
 
-class EntryPrinter:
-    """Prints the entry function of one kernel."""
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What an entry takes and gives: arguments in order, arrays among them, scalars' types, outputs.
 
-    def __init__(
-        self,
-        program: Program,
-        text: KernelText,
-        spelling: Spelling,
-        kernel: str,
-        order: list[str],
-        implied: Mapping[str, tuple[str, int]],
-    ) -> None:
-        self.program = program
-        self.implied = implied
-        self.text = text
-        self.spelling = spelling
-        self.kernel = kernel
-        self.order = order
-        names = Names(RESERVED | {"grid", kernel, *text.blocks})
-        self.arguments = {name: names.fresh(name) for name in order}
-        self.outputs = {each.name: names.fresh(each.name) for each in program.outputs}
-        axes = [each.axis for each in program.axes]
-        extra = [axis for each in program.arrays for axis in each.axes if axis not in axes]
-        self.sizes = {axis: names.fresh(axis) for axis in dict.fromkeys([*axes, *extra])}
+    `implied` are the axes that no argument carries, as `implied_sizes` gives them.
+    """
+
+    order: tuple[str, ...]
+    arrays: tuple[Array, ...]
+    scalars: Mapping[str, str]
+    outputs: tuple[Array, ...]
+    implied: Mapping[str, tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel as its module names it; `constants` maps the names that it takes to the module's."""
+
+    program: Program
+    text: KernelText
+    spelling: Spelling
+    kernel: str
+    constants: Mapping[str, str]
+
+
+class EntryPrinter:
+    """Prints the entry function of a module's kernels."""
+
+    def __init__(self, signature: Signature, launches: Sequence[Launch]) -> None:
+        self.given = signature
+        self.launches = launches
+        names = Names(RESERVED | {"grid"} | {name for each in launches for name in _globals(each)})
+        self.arguments = {name: names.fresh(name) for name in signature.order}
+        made = [*signature.outputs, *(out for each in launches for out in each.program.outputs)]
+        unique = dict.fromkeys(each.name for each in made)
+        self.tensors = self.arguments | {name: names.fresh(name) for name in unique}
+        axes = [tile.axis for each in launches for tile in each.program.axes]
+        axes += [axis for each in signature.arrays for axis in each.axes]
+        self.sizes = {axis: names.fresh(axis) for axis in dict.fromkeys(axes)}
         self.lines: list[str] = []
 
     def signature(self) -> str:
         """Return the entry's parameters with their types."""
-        scalars = dict(self.program.scalars)
         return ", ".join(
-            f"{self.arguments[name]}: {scalars.get(name, 'torch.Tensor')}" for name in self.order
+            f"{self.arguments[name]}: {self.given.scalars.get(name, 'torch.Tensor')}"
+            for name in self.given.order
         )
 
     def returns(self) -> str:
         """Return the entry's result type."""
-        if len(self.program.outputs) == 1:
+        if len(self.given.outputs) == 1:
             return "torch.Tensor"
-        return f"tuple[{', '.join('torch.Tensor' for _ in self.program.outputs)}]"
+        return f"tuple[{', '.join('torch.Tensor' for _ in self.given.outputs)}]"
 
     def body(self) -> list[str]:
         """Return the entry's lines."""
         self._read_sizes()
         self._check()
-        self._allocate()
-        self._launch()
-        results = ", ".join(self.outputs.values())
+        aligned: set[str] = set()
+        for each in self.launches:
+            self.lines += [""] if len(self.launches) > 1 else []
+            self._allocate(each.program.outputs)
+            self._align(each, aligned)
+            self._launch(each)
+        results = ", ".join(self.tensors[each.name] for each in self.given.outputs)
         self.lines.append(f"return {results}")
         return ["    " + line if line else "" for line in self.lines]
 
@@ -80,7 +101,7 @@ class EntryPrinter:
         known: set[str] = set()
         pending = [
             (each, position, dim)
-            for each in self.program.arrays
+            for each in self.given.arrays
             for position, dim in enumerate(each.dims)
         ]
         while pending:
@@ -96,11 +117,11 @@ class EntryPrinter:
                     self.lines.append(f"{self.sizes[unknown[0]]} = {shape}{divided}")
                     known.add(unknown[0])
             pending = rest
-        for axis, (read, factor) in self.implied.items():
+        for axis, (read, factor) in self.given.implied.items():
             self.lines.append(f"{self.sizes[axis]} = {self.sizes[read]} * {factor}")
 
     def _check(self) -> None:
-        for each in self.program.arrays:
+        for each in self.given.arrays:
             name = self.arguments[each.name]
             shape = self._shape(each)
             self.lines += [
@@ -111,71 +132,72 @@ class EntryPrinter:
                 f'    raise TypeError(f"{each.name} should be {TORCH_TYPES[each.dtype]}, '
                 f'it is {{{name}.dtype}}")',
             ]
-        for tile in self.program.axes:
-            if tile.size is not None and tile.axis in self.sizes:
-                name = self.sizes[tile.axis]
-                self.lines += [
-                    f"if {name} != {tile.size}:",
-                    f'    raise ValueError(f"this kernel is made for {tile.axis} = {tile.size}, '
-                    f'not {{{name}}}: compile again with --sizes {tile.axis}={{{name}}}")',
-                ]
+        for axis, size in self._fixed_sizes().items():
+            name = self.sizes[axis]
+            self.lines += [
+                f"if {name} != {size}:",
+                f'    raise ValueError(f"this kernel is made for {axis} = {size}, '
+                f'not {{{name}}}: compile again with --sizes {axis}={{{name}}}")',
+            ]
+
+    def _fixed_sizes(self) -> dict[str, int]:
+        tiles = [tile for each in self.launches for tile in each.program.axes]
+        return {tile.axis: tile.size for tile in tiles if tile.size is not None}
+
+    def _align(self, launch: Launch, aligned: set[str]) -> None:
+        """Copy what a descriptor can't take as it lies, arrays between two kernels included."""
+        for array in launch.program.arrays:
+            name, tensor = array.name, self.tensors[array.name]
+            if launch.spelling.descriptors[name] in launch.text.parameters and name not in aligned:
+                aligned.add(name)
+                self.lines.append(f"{tensor} = _aligned({tensor})")
 
     def _shape(self, each: Array) -> str:
         dims = [" * ".join(self.sizes[axis] for axis in dim) for dim in each.dims]
         return f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
 
-    def _device(self) -> str:
-        return f"{self.arguments[self.program.arrays[0].name]}.device"
+    def _first(self) -> str:
+        return self.arguments[self.given.arrays[0].name]
 
-    def _allocate(self) -> None:
-        for each in self.program.outputs:
+    def _allocate(self, arrays: Sequence[Array]) -> None:
+        for each in arrays:
             self.lines.append(
-                f"{self.outputs[each.name]} = torch.empty({self._shape(each)}, "
-                f"device={self._device()}, dtype={TORCH_TYPES[each.dtype]})"
+                f"{self.tensors[each.name]} = torch.empty({self._shape(each)}, "
+                f"device={self._first()}.device, dtype={TORCH_TYPES[each.dtype]})"
             )
 
-    def _launch(self) -> None:
-        described = [
-            each.name
-            for each in self.program.arrays
-            if self.spelling.descriptors[each.name] in self.text.parameters
-        ]
-        for name in described:
-            self.lines.append(f"{self.arguments[name]} = _aligned({self.arguments[name]})")
+    def _launch(self, launch: Launch) -> None:
         counts = []
-        for axis in self.program.grid:
-            tile = self.program.axis(axis)
-            size = self.sizes[axis]
-            block = self.spelling.blocks.get(axis)
+        for axis in launch.program.grid:
+            tile, size = launch.program.axis(axis), self.sizes[axis]
+            block = launch.constants.get(launch.spelling.blocks.get(axis, ""))
             counts.append(size if tile.dim is None else f"triton.cdiv({size}, {block})")
-        grid = " * ".join(counts) or "1"
-        self.lines.append(f"grid = ({grid},)")
-        self.lines.append(
-            f"with torch.cuda.device_of({self.arguments[self.program.arrays[0].name]}):"
-        )
-        self.lines.append(f"    {self.kernel}[grid](")
-        for parameter in self.text.parameters:
-            self.lines.append(f"        {self._argument(parameter)},")
-        self.lines += ["        num_warps=WARPS,", "        num_stages=STAGES,", "    )"]
+        self.lines.append(f"grid = ({' * '.join(counts) or '1'},)")
+        self.lines.append(f"with torch.cuda.device_of({self._first()}):")
+        self.lines.append(f"    {launch.kernel}[grid](")
+        for parameter in launch.text.parameters:
+            self.lines.append(f"        {self._argument(launch, parameter)},")
+        warps, stages = launch.constants["WARPS"], launch.constants["STAGES"]
+        self.lines += [f"        num_warps={warps},", f"        num_stages={stages},", "    )"]
 
-    def _argument(self, parameter: str) -> str:
-        name = parameter.split(":")[0]
+    def _argument(self, launch: Launch, parameter: str) -> str:
+        name, spelling = parameter.split(":")[0], launch.spelling
         if parameter.endswith("tl.constexpr"):
-            return f"{name}={name}"
-        for array in (*self.program.arrays, *self.program.outputs):
-            tensor = self.arguments.get(array.name) or self.outputs[array.name]
-            if name == self.spelling.pointers[array.name]:
+            return f"{name}={launch.constants[name]}"
+        for array in (*launch.program.arrays, *launch.program.outputs):
+            tensor = self.tensors[array.name]
+            if name == spelling.pointers[array.name]:
                 return tensor
-            if name == self.spelling.descriptors[array.name]:
-                return self._descriptor(array, tensor)
+            if name == spelling.descriptors[array.name]:
+                return self._descriptor(launch, array)
             for position, dim in enumerate(array.dims):
                 for axis in dim:
-                    if name == self.spelling.strides[array.name, axis]:
+                    if name == spelling.strides[array.name, axis]:
                         return self._stride(tensor, position, dim, axis)
-        for axis, size in self.spelling.sizes.items():
+        for axis, size in spelling.sizes.items():
             if name == size:
                 return self.sizes[axis]
-        scalar = next(raw for raw, legal in self.spelling.scalars.items() if legal == name)
+        scalar = next(raw for raw, legal in spelling.scalars.items() if legal == name)
         return self.arguments[scalar]
 
     def _stride(self, tensor: str, position: int, dim: tuple[str, ...], axis: str) -> str:
@@ -183,23 +205,29 @@ class EntryPrinter:
         factors = [f"{tensor}.stride({position})", *(self.sizes[each] for each in inner)]
         return " * ".join(factors)
 
-    def _descriptor(self, array: Array, tensor: str) -> str:
+    def _descriptor(self, launch: Launch, array: Array) -> str:
+        tensor = self.tensors[array.name]
         shape = ", ".join(self.sizes[axis] for axis in array.axes)
         strides = ", ".join(
             self._stride(tensor, position, dim, axis)
             for position, dim in enumerate(array.dims)
             for axis in dim
         )
-        blocks = ", ".join(self._block(axis) for axis in array.axes)
+        blocks = ", ".join(_block(launch, axis) for axis in array.axes)
         return f"TensorDescriptor({tensor}, [{shape}], [{strides}], [{blocks}])"
 
-    def _block(self, axis: str) -> str:
-        """Return a block's extent along an axis: by name if the kernel has one, else in numbers."""
-        tile = self.program.axis(axis)
-        name = self.spelling.blocks.get(axis)
-        if name in self.text.blocks:
-            return name
-        return "1" if tile.dim is None else str(tile.tile)
+
+def _globals(launch: Launch) -> tuple[str, ...]:
+    return launch.kernel, *launch.constants.values()
+
+
+def _block(launch: Launch, axis: str) -> str:
+    """Return a block's extent along an axis: by name if the kernel has one, else in numbers."""
+    tile = launch.program.axis(axis)
+    name = launch.spelling.blocks.get(axis, "")
+    if name in launch.text.blocks:
+        return launch.constants[name]
+    return "1" if tile.dim is None else str(tile.tile)
 
 
 def uses_descriptors(program: Program) -> bool:

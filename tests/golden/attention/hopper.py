@@ -42,17 +42,17 @@ def _aligned(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _divide(a, b):
-    # 0 / 0 is 0: a row that sees nothing gives nothing.
-    return tl.where(a == 0, 0.0, a / b)
-
-
-@triton.jit
 def _floordiv(a, b):
     # Integer division that rounds down, also below zero.
     quotient = a // b
     remainder = a - quotient * b
     return tl.where((remainder != 0) & ((remainder < 0) != (b < 0)), quotient - 1, quotient)
+
+
+@triton.jit
+def _reciprocal(x):
+    # Finite at 0: 0 / 0 is 0, so a row that sees nothing gives nothing.
+    return tl.minimum(tl.maximum(1.0 / x, -1.2676506002282294e30), 1.2676506002282294e30)
 
 
 @triton.jit
@@ -122,7 +122,7 @@ def attention_kernel(
         o = tl.dot(p.to(v.dtype), v, o_moved)
         m = m_new
 
-    o2 = _divide(o, l[:, None])
+    o2 = o * (_reciprocal(l)[:, None])
     O_tile = (
         O_ptr
         + tl.cast(b_start, tl.int64) * O_stride_b + tl.cast(h_start, tl.int64) * O_stride_h

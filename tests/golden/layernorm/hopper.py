@@ -30,9 +30,8 @@ STAGES = 1
 
 
 @triton.jit
-def _divide(a, b):
-    # 0 / 0 is 0: a row that sees nothing gives nothing.
-    return tl.where(a == 0, 0.0, a / b)
+def _float(x):
+    return tl.full((), x, tl.float32)
 
 
 @triton.jit
@@ -41,6 +40,12 @@ def _floordiv(a, b):
     quotient = a // b
     remainder = a - quotient * b
     return tl.where((remainder != 0) & ((remainder < 0) != (b < 0)), quotient - 1, quotient)
+
+
+@triton.jit
+def _reciprocal(x):
+    # Finite at 0: 0 / 0 is 0, so a row that sees nothing gives nothing.
+    return tl.minimum(tl.maximum(1.0 / x, -1.2676506002282294e30), 1.2676506002282294e30)
 
 
 @triton.jit
@@ -66,6 +71,7 @@ def layernorm_kernel(
     lane_d = tl.arange(0, BLOCK_D)
 
     d_full_end = (_floordiv(size_d, 1024)) * 1024
+    t18 = _reciprocal(_float(size_d))
     l = tl.zeros([BLOCK_T], tl.float32)
     count = tl.full((), 0.0, tl.float32)
     l2 = tl.zeros([BLOCK_T], tl.float32)
@@ -85,16 +91,18 @@ def layernorm_kernel(
         t3 = tl.where(offs_d >= 0, 1.0, 0.0)
         chunk2 = tl.sum(t3, axis=0)
         count_new = count + chunk2
-        t4 = _divide(l, count)
-        t5 = _divide(l_new, count_new)
-        rescale = t4 - t5
-        t6 = x.to(tl.float32) - t5[:, None]
-        chunk3 = tl.sum(t6, axis=1)
+        t4 = _reciprocal(_float(count))
+        t6 = _reciprocal(_float(count_new))
+        t7 = l_new * t6
+        rescale = (l * t4) - t7
+        t8 = x.to(tl.float32) - t7[:, None]
+        chunk3 = tl.sum(t8, axis=1)
         l2_new = ((count * rescale) + l2) + chunk3
-        l3_moved2 = l2 * ((2 * t4) - (2 * t5))
+        t12 = l_new * (t6 * 2)
+        l3_moved2 = l2 * ((l * (t4 * 2)) - t12)
         l3_moved4 = ((count * (rescale * rescale)) + l3_moved2) + l3
-        t9 = t6 * t6
-        chunk4 = tl.sum(t9, axis=1)
+        t13 = t8 * t8
+        chunk4 = tl.sum(t13, axis=1)
         l3 = l3_moved4 + chunk4
         l = l_new
         count = count_new
@@ -115,24 +123,26 @@ def layernorm_kernel(
         t5 = tl.where(t2, tl.where(offs_d >= 0, 1.0, 0.0), 0.0)
         chunk2 = tl.sum(t5, axis=0)
         count_new = count + chunk2
-        t6 = _divide(l, count)
-        t7 = _divide(l_new, count_new)
-        rescale = t6 - t7
-        t8 = x.to(tl.float32) - t7[:, None]
-        t9 = tl.where(t2[None, :], t8, 0.0)
-        chunk3 = tl.sum(t9, axis=1)
+        t6 = _reciprocal(_float(count))
+        t8 = _reciprocal(_float(count_new))
+        t9 = l_new * t8
+        rescale = (l * t6) - t9
+        t10 = x.to(tl.float32) - t9[:, None]
+        t11 = tl.where(t2[None, :], t10, 0.0)
+        chunk3 = tl.sum(t11, axis=1)
         l2_new = ((count * rescale) + l2) + chunk3
-        l3_moved2 = l2 * ((2 * t6) - (2 * t7))
+        t15 = l_new * (t8 * 2)
+        l3_moved2 = l2 * ((l * (t6 * 2)) - t15)
         l3_moved4 = ((count * (rescale * rescale)) + l3_moved2) + l3
-        t13 = tl.where(t2[None, :], t8 * t8, 0.0)
-        chunk4 = tl.sum(t13, axis=1)
+        t17 = tl.where(t2[None, :], t10 * t10, 0.0)
+        chunk4 = tl.sum(t17, axis=1)
         l3 = l3_moved4 + chunk4
         l = l_new
         count = count_new
         l2 = l2_new
 
-    t2 = l / size_d
-    t6 = tl.rsqrt((l3 / size_d) + 1e-05)
+    t2 = l * t18
+    t6 = tl.rsqrt((l3 * t18) + 1e-05)
 
     # stream d: chunks that a mask or the end cuts
     for d_start in tl.range(0, size_d, BLOCK_D, num_stages=1):
@@ -146,7 +156,7 @@ def layernorm_kernel(
         g2 = tl.load(g_tile, mask=((d_start + lane_d) < size_d), other=0)
         c_tile = c_ptr + tl.cast(d_start, tl.int64) * c_stride_d + lane_d * c_stride_d
         c2 = tl.load(c_tile, mask=((d_start + lane_d) < size_d), other=0)
-        y = (((x.to(tl.float32) - t2[:, None]) * t6[:, None]) * g2[None, :]) + c2[None, :]
+        y = ((x.to(tl.float32) - t2[:, None]) * (g2[None, :] * t6[:, None])) + c2[None, :]
         Y_tile = (
             Y_ptr
             + tl.cast(t_start, tl.int64) * Y_stride_t + tl.cast(d_start, tl.int64) * Y_stride_d

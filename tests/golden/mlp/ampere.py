@@ -12,7 +12,8 @@ diagram mlp(X[t d], U[d f], bias[f], W[f e]) -> Y[t e]
 
 sizes t=8192 d=256 f=1024 e=256
 
-plan: t group by 64, e whole by 256, f stream by 64, d whole by 256; 8 warps, 2 stages
+plan of mlp_1: t group by 128, f group by 64, d stream by 64; 4 warps, 2 stages
+plan of mlp_2: t group by 128, e group by 64, f stream by 64; 4 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -20,12 +21,16 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK_T = 64
-BLOCK_E = 256
-BLOCK_F = 64
-BLOCK_D = 256
-WARPS = 8
-STAGES = 2
+BLOCK_T_1 = 128
+BLOCK_F_1 = 64
+BLOCK_D_1 = 64
+WARPS_1 = 4
+STAGES_1 = 2
+BLOCK_T_2 = 128
+BLOCK_E_2 = 64
+BLOCK_F_2 = 64
+WARPS_2 = 4
+STAGES_2 = 3
 
 
 @triton.jit
@@ -37,95 +42,150 @@ def _floordiv(a, b):
 
 
 @triton.jit
-def mlp_kernel(
+def mlp_1_kernel(
     X_ptr,
     U_ptr,
     bias_ptr,
-    W_ptr,
-    Y_ptr,
+    H_ptr,
     X_stride_t,
     X_stride_d,
     U_stride_d,
     U_stride_f,
     bias_stride_f,
-    W_stride_f,
-    W_stride_e,
-    Y_stride_t,
-    Y_stride_e,
+    H_stride_t,
+    H_stride_f,
     size_t,
     size_f,
+    size_d,
     BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
+    f_start = (pid % tl.cdiv(size_f, BLOCK_F)) * BLOCK_F
+    pid = pid // tl.cdiv(size_f, BLOCK_F)
+    t_start = pid * BLOCK_T
+    lane_t = tl.arange(0, BLOCK_T)
+    lane_f = tl.arange(0, BLOCK_F)
+    lane_d = tl.arange(0, BLOCK_D)
+
+    d_full_end = (_floordiv(size_d, 64)) * 64
+    bias_tile = bias_ptr + tl.cast(f_start, tl.int64) * bias_stride_f + lane_f * bias_stride_f
+    bias2 = tl.load(bias_tile, mask=((f_start + lane_f) < size_f), other=0)
+    l = tl.zeros([BLOCK_T, BLOCK_F], tl.float32)
+
+    # stream d: chunks that need no mask
+    for d_start in tl.range(0, d_full_end, BLOCK_D, num_stages=STAGES):
+        X_tile = (
+            X_ptr
+            + tl.cast(t_start, tl.int64) * X_stride_t + tl.cast(d_start, tl.int64) * X_stride_d
+            + lane_t[:, None] * X_stride_t + lane_d[None, :] * X_stride_d
+        )
+        x = tl.load(X_tile, mask=((t_start + lane_t)[:, None] < size_t), other=0)
+        U_tile = (
+            U_ptr
+            + tl.cast(d_start, tl.int64) * U_stride_d + tl.cast(f_start, tl.int64) * U_stride_f
+            + lane_d[:, None] * U_stride_d + lane_f[None, :] * U_stride_f
+        )
+        u = tl.load(U_tile, mask=((f_start + lane_f)[None, :] < size_f), other=0)
+        l = tl.dot(x, u, l)
+
+    # stream d: chunks that a mask or the end cuts
+    for d_start in tl.range(d_full_end, size_d, BLOCK_D, num_stages=STAGES):
+        X_tile = (
+            X_ptr
+            + tl.cast(t_start, tl.int64) * X_stride_t + tl.cast(d_start, tl.int64) * X_stride_d
+            + lane_t[:, None] * X_stride_t + lane_d[None, :] * X_stride_d
+        )
+        x = tl.load(X_tile, mask=((t_start + lane_t)[:, None] < size_t) & ((d_start + lane_d)[None, :] < size_d), other=0)
+        U_tile = (
+            U_ptr
+            + tl.cast(d_start, tl.int64) * U_stride_d + tl.cast(f_start, tl.int64) * U_stride_f
+            + lane_d[:, None] * U_stride_d + lane_f[None, :] * U_stride_f
+        )
+        u = tl.load(U_tile, mask=((d_start + lane_d)[:, None] < size_d) & ((f_start + lane_f)[None, :] < size_f), other=0)
+        l = tl.dot(x, u, l)
+
+    t2 = l + bias2[None, :]
+    t6 = 1 + (tl.erf(0.7071067811865476 * t2))
+    h = (0.5 * t2) * t6
+    H_tile = (
+        H_ptr
+        + tl.cast(t_start, tl.int64) * H_stride_t + tl.cast(f_start, tl.int64) * H_stride_f
+        + lane_t[:, None] * H_stride_t + lane_f[None, :] * H_stride_f
+    )
+    tl.store(H_tile, h, mask=((t_start + lane_t)[:, None] < size_t) & ((f_start + lane_f)[None, :] < size_f))
+
+
+@triton.jit
+def mlp_2_kernel(
+    W_ptr,
+    H_ptr,
+    Y_ptr,
+    W_stride_f,
+    W_stride_e,
+    H_stride_t,
+    H_stride_f,
+    Y_stride_t,
+    Y_stride_e,
+    size_t,
+    size_e,
+    size_f,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_F: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    e_start = (pid % tl.cdiv(size_e, BLOCK_E)) * BLOCK_E
+    pid = pid // tl.cdiv(size_e, BLOCK_E)
     t_start = pid * BLOCK_T
     lane_t = tl.arange(0, BLOCK_T)
     lane_e = tl.arange(0, BLOCK_E)
     lane_f = tl.arange(0, BLOCK_F)
-    lane_d = tl.arange(0, BLOCK_D)
 
     f_full_end = (_floordiv(size_f, 64)) * 64
-    X_tile = (
-        X_ptr
-        + tl.cast(t_start, tl.int64) * X_stride_t
-        + lane_t[:, None] * X_stride_t + lane_d[None, :] * X_stride_d
-    )
-    x = tl.load(X_tile, mask=((t_start + lane_t)[:, None] < size_t), other=0)
     y = tl.zeros([BLOCK_T, BLOCK_E], tl.float32)
 
     # stream f: chunks that need no mask
     for f_start in tl.range(0, f_full_end, BLOCK_F, num_stages=STAGES):
-        U_tile = (
-            U_ptr
-            + tl.cast(f_start, tl.int64) * U_stride_f
-            + lane_d[:, None] * U_stride_d + lane_f[None, :] * U_stride_f
+        H_tile = (
+            H_ptr
+            + tl.cast(t_start, tl.int64) * H_stride_t + tl.cast(f_start, tl.int64) * H_stride_f
+            + lane_t[:, None] * H_stride_t + lane_f[None, :] * H_stride_f
         )
-        u = tl.load(U_tile)
-        t1 = tl.dot(x, u)
-        bias_tile = bias_ptr + tl.cast(f_start, tl.int64) * bias_stride_f + lane_f * bias_stride_f
-        bias2 = tl.load(bias_tile)
-        t2 = t1 + bias2[None, :]
-        t6 = 1 + (tl.erf(0.7071067811865476 * t2))
-        h = (0.5 * t2) * t6
+        h = tl.load(H_tile, mask=((t_start + lane_t)[:, None] < size_t), other=0)
         W_tile = (
             W_ptr
-            + tl.cast(f_start, tl.int64) * W_stride_f
+            + tl.cast(f_start, tl.int64) * W_stride_f + tl.cast(e_start, tl.int64) * W_stride_e
             + lane_f[:, None] * W_stride_f + lane_e[None, :] * W_stride_e
         )
-        w = tl.load(W_tile)
-        y = tl.dot(h.to(w.dtype), w, y)
+        w = tl.load(W_tile, mask=((e_start + lane_e)[None, :] < size_e), other=0)
+        y = tl.dot(h, w, y)
 
     # stream f: chunks that a mask or the end cuts
     for f_start in tl.range(f_full_end, size_f, BLOCK_F, num_stages=STAGES):
-        U_tile = (
-            U_ptr
-            + tl.cast(f_start, tl.int64) * U_stride_f
-            + lane_d[:, None] * U_stride_d + lane_f[None, :] * U_stride_f
+        H_tile = (
+            H_ptr
+            + tl.cast(t_start, tl.int64) * H_stride_t + tl.cast(f_start, tl.int64) * H_stride_f
+            + lane_t[:, None] * H_stride_t + lane_f[None, :] * H_stride_f
         )
-        u = tl.load(U_tile, mask=((f_start + lane_f)[None, :] < size_f), other=0)
-        t1 = tl.dot(x, u)
-        bias_tile = bias_ptr + tl.cast(f_start, tl.int64) * bias_stride_f + lane_f * bias_stride_f
-        bias2 = tl.load(bias_tile, mask=((f_start + lane_f) < size_f), other=0)
-        t2 = t1 + bias2[None, :]
-        t6 = 1 + (tl.erf(0.7071067811865476 * t2))
-        h = (0.5 * t2) * t6
+        h = tl.load(H_tile, mask=((t_start + lane_t)[:, None] < size_t) & ((f_start + lane_f)[None, :] < size_f), other=0)
         W_tile = (
             W_ptr
-            + tl.cast(f_start, tl.int64) * W_stride_f
+            + tl.cast(f_start, tl.int64) * W_stride_f + tl.cast(e_start, tl.int64) * W_stride_e
             + lane_f[:, None] * W_stride_f + lane_e[None, :] * W_stride_e
         )
-        w = tl.load(W_tile, mask=((f_start + lane_f)[:, None] < size_f), other=0)
-        y = tl.dot(h.to(w.dtype), w, y)
+        w = tl.load(W_tile, mask=((f_start + lane_f)[:, None] < size_f) & ((e_start + lane_e)[None, :] < size_e), other=0)
+        y = tl.dot(h, w, y)
 
     Y_tile = (
         Y_ptr
-        + tl.cast(t_start, tl.int64) * Y_stride_t
+        + tl.cast(t_start, tl.int64) * Y_stride_t + tl.cast(e_start, tl.int64) * Y_stride_e
         + lane_t[:, None] * Y_stride_t + lane_e[None, :] * Y_stride_e
     )
-    tl.store(Y_tile, y, mask=((t_start + lane_t)[:, None] < size_t))
+    tl.store(Y_tile, y, mask=((t_start + lane_t)[:, None] < size_t) & ((e_start + lane_e)[None, :] < size_e))
 
 
 def mlp(X: torch.Tensor, U: torch.Tensor, bias: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
@@ -150,36 +210,54 @@ def mlp(X: torch.Tensor, U: torch.Tensor, bias: torch.Tensor, W: torch.Tensor) -
         raise ValueError(f"W should be [f e] = {(f, e)}, it is {tuple(W.shape)}")
     if W.dtype != torch.bfloat16:
         raise TypeError(f"W should be torch.bfloat16, it is {W.dtype}")
-    if e != 256:
-        raise ValueError(f"this kernel is made for e = 256, not {e}: compile again with --sizes e={e}")
-    if d != 256:
-        raise ValueError(f"this kernel is made for d = 256, not {d}: compile again with --sizes d={d}")
-    Y = torch.empty((t, e), device=X.device, dtype=torch.bfloat16)
-    grid = (triton.cdiv(t, BLOCK_T),)
+
+    H = torch.empty((t, f), device=X.device, dtype=torch.bfloat16)
+    grid = (triton.cdiv(f, BLOCK_F_1) * triton.cdiv(t, BLOCK_T_1),)
     with torch.cuda.device_of(X):
-        mlp_kernel[grid](
+        mlp_1_kernel[grid](
             X,
             U,
             bias,
-            W,
-            Y,
+            H,
             X.stride(0),
             X.stride(1),
             U.stride(0),
             U.stride(1),
             bias.stride(0),
+            H.stride(0),
+            H.stride(1),
+            t,
+            f,
+            d,
+            BLOCK_T=BLOCK_T_1,
+            BLOCK_F=BLOCK_F_1,
+            BLOCK_D=BLOCK_D_1,
+            STAGES=STAGES_1,
+            num_warps=WARPS_1,
+            num_stages=STAGES_1,
+        )
+
+    Y = torch.empty((t, e), device=X.device, dtype=torch.bfloat16)
+    grid = (triton.cdiv(e, BLOCK_E_2) * triton.cdiv(t, BLOCK_T_2),)
+    with torch.cuda.device_of(X):
+        mlp_2_kernel[grid](
+            W,
+            H,
+            Y,
             W.stride(0),
             W.stride(1),
+            H.stride(0),
+            H.stride(1),
             Y.stride(0),
             Y.stride(1),
             t,
+            e,
             f,
-            BLOCK_T=BLOCK_T,
-            BLOCK_E=BLOCK_E,
-            BLOCK_F=BLOCK_F,
-            BLOCK_D=BLOCK_D,
-            STAGES=STAGES,
-            num_warps=WARPS,
-            num_stages=STAGES,
+            BLOCK_T=BLOCK_T_2,
+            BLOCK_E=BLOCK_E_2,
+            BLOCK_F=BLOCK_F_2,
+            STAGES=STAGES_2,
+            num_warps=WARPS_2,
+            num_stages=STAGES_2,
         )
     return Y

@@ -1,0 +1,320 @@
+"""A diagram cut into pieces that run in turn, some of its arrays kept in global memory in between.
+
+In: a diagram, the boxes to keep, and every argument's and output's storage type. Out: diagrams in the
+order in which they run, each an ordinary one, so that every later stage serves it unchanged. A kept box
+is an output of the piece that computes it and an argument of every piece that reads it; what is not kept
+is computed again wherever it is needed. The pieces together mean what the whole means.
+
+A piece may speak of an axis that none of its arguments carries, as in `size(e)` once the sum over e is
+kept: lengths are those of the whole diagram.
+
+Deliberately absent: which boxes to keep, which is a machine's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from napkin.algebra.naming import diagram_names
+from napkin.diagram import (
+    STORAGE_BYTES,
+    Argument,
+    Box,
+    Diagram,
+    Gather,
+    Graph,
+    Index,
+    Input,
+    Leaf,
+    Output,
+    Pointwise,
+    Reduce,
+    implied_sizes,
+    operands_of,
+    topological,
+    verify,
+)
+from napkin.language.source import NOWHERE, Span
+from napkin.operators import Kind
+
+_LONGEST_NAME = 60  # of a diagram or an array, so that a number still fits behind it
+
+
+def cut(diagram: Diagram, kept: Collection[int], types: Mapping[str, str]) -> tuple[Diagram, ...]:
+    """Return the pieces that give the kept boxes, each its own, and last the outputs that are left.
+
+    `kept` are boxes that compute something; those that no output needs are left out. An output's own
+    box may be among them: it then has a piece of its own. `types` is the storage type of every argument
+    and output.
+    """
+    return _Cutter(diagram, kept, types).pieces()
+
+
+def stored_types(diagram: Diagram, types: Mapping[str, str]) -> dict[int, str]:
+    """Return, for every box, the type in which keeping it changes no result.
+
+    What only contractions multiply is rounded by them, to the type of their operands; it may be stored
+    so. All else is kept as it is computed: fp32, int32, bool.
+    """
+    boxes = diagram.boxes
+    needed = topological(boxes, [each.box for each in diagram.outputs])
+    wanted: dict[int, set[str]] = {each: set() for each in needed}
+    for each in needed:
+        for operand in operands_of(boxes[each]):
+            wanted[operand].add(_rounds(boxes, boxes[each], types) or "")
+    plain = {Kind.FLOAT: "fp32", Kind.INT: "int32", Kind.BOOL: "bool"}
+    found: dict[int, str] = {}
+    for each, ways in wanted.items():
+        alike = len(ways) == 1 and "" not in ways
+        found[each] = ways.pop() if alike else plain[boxes[each].kind]
+    return found
+
+
+def _rounds(boxes: Sequence[Box], box: Box, types: Mapping[str, str]) -> str | None:
+    """Return the type to which a contraction of two matrices rounds its operands, else None."""
+    if not isinstance(box, Reduce) or len(box.operands) != 2 or box.operator != "sum":
+        return None
+    left, right = (frozenset(boxes[each].axes) - set(box.over) for each in box.operands)
+    summed = all(set(boxes[each].axes) & set(box.over) for each in box.operands)
+    if not summed or not left - right or not right - left:
+        return None
+    direct = _input_types(boxes, box.operands, types)
+    found = direct or _input_types(boxes, topological(boxes, box.operands), types)
+    return min(found, key=lambda each: STORAGE_BYTES[each]) if found else None
+
+
+def _input_types(boxes: Sequence[Box], among: Iterable[int], types: Mapping[str, str]) -> list[str]:
+    """Return the storage types of the real arrays that the boxes are or read."""
+    found: list[str] = []
+    for each in among:
+        box = boxes[each]
+        source = boxes[box.array] if isinstance(box, Gather) else box
+        if isinstance(source, Input) and source.kind is Kind.FLOAT:
+            found += [types[source.name]] if types[source.name] in STORAGE_BYTES else []
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A kept box as an array: its name, dims and storage type, and whether it is an output as it is."""
+
+    name: str
+    dims: tuple[tuple[str, ...], ...]
+    dtype: str
+    is_output: bool
+
+
+class _Cutter:
+    def __init__(self, diagram: Diagram, kept: Collection[int], types: Mapping[str, str]) -> None:
+        self.diagram = diagram
+        self.boxes = diagram.boxes
+        needed = topological(self.boxes, [each.box for each in diagram.outputs])
+        self.kept = [
+            each for each in needed if each in kept and not isinstance(self.boxes[each], Leaf)
+        ]
+        self.readers: dict[int, list[int]] = {}
+        for each in needed:
+            for operand in operands_of(self.boxes[each]):
+                self.readers.setdefault(operand, []).append(each)
+        self.types = types
+        self.stored = stored_types(diagram, types)
+        self.taken = {*diagram.names, *diagram.axes, diagram.name}
+        self.given_by = {each.name for each in diagram.outputs}
+        self.taken |= {each.name for each in diagram.arguments} | self.given_by
+        self.own_names = diagram_names(diagram)
+        self.arrays = {each: self._array(each) for each in self.kept}
+        self.lengths = _lengths(diagram)
+
+    def pieces(self) -> tuple[Diagram, ...]:
+        """Return a piece for every kept box, then one for the outputs that none of them gives."""
+        rest = [each for each in self.diagram.outputs if each.box not in self.arrays]
+        groups = [(each, self._outputs(each)) for each in self.kept]
+        made = [self._piece(outputs, own) for own, outputs in groups]
+        if rest:
+            made.append(self._piece(rest, None))
+        if len(made) == 1:
+            return (self.diagram,)
+        stem = self.diagram.name[:_LONGEST_NAME]
+        names = (self._fresh(f"{stem}_{number}") for number in range(1, len(made) + 1))
+        return tuple(
+            verify(replace(each, name=name)) for name, each in zip(names, made, strict=True)
+        )
+
+    # --- kept arrays ------------------------------------------------------------------------------
+
+    def _array(self, each: int) -> _Kept:
+        dtype = self.stored[each]
+        for output in self.diagram.outputs:
+            if output.box == each and self.types[output.name] == dtype:
+                return _Kept(output.name, output.dims, dtype, is_output=True)
+        dims = tuple((axis,) for axis in self._memory_order(each))
+        return _Kept(self._name(each), dims, dtype, is_output=False)
+
+    def _memory_order(self, each: int) -> tuple[str, ...]:
+        """Return a kept box's axes, outermost those that contractions take one at a time.
+
+        The matrices that they multiply then lie side by side, as hardware that copies tiles likes it.
+        """
+        axes = self.boxes[each].axes
+        batch = set(axes)
+        for reader in self.readers.get(each, ()):
+            box = self.boxes[reader]
+            if not isinstance(box, Reduce) or len(box.operands) < 2:
+                return axes
+            for operand in box.operands:
+                batch &= set(self.boxes[operand].axes) - set(box.over)
+        return tuple(sorted(axes, key=lambda axis: axis not in batch))
+
+    def _name(self, each: int) -> str:
+        """Return the diagram's own name for a box if no output has it, else what the box computes."""
+        own = self.own_names.get(each)
+        if own is not None and own not in self.given_by:
+            return own
+        box = self.boxes[each]
+        if own is not None:
+            wish = f"{own}_kept"
+        elif isinstance(box, Reduce):
+            wish = "_".join((box.operator, *box.over))
+        else:
+            wish = "_".join((getattr(box, "operator", "read"), *(box.axes or ("all",))))
+        return self._fresh(wish[:_LONGEST_NAME])
+
+    def _fresh(self, wish: str) -> str:
+        name, number = wish, 1
+        while name in self.taken:
+            number += 1
+            name = f"{wish}_{number}"
+        self.taken.add(name)
+        return name
+
+    def _outputs(self, each: int) -> list[Output]:
+        """Return what a kept box's piece gives: the diagram's outputs, and the array if it is read."""
+        found = [output for output in self.diagram.outputs if output.box == each]
+        array = self.arrays[each]
+        if each in self.readers and not array.is_output:
+            found.append(Output(array.name, array.dims, array.dtype, each, self._span(each)))
+        return found
+
+    # --- pieces -----------------------------------------------------------------------------------
+
+    def _piece(self, outputs: Sequence[Output], own: int | None) -> Diagram:
+        """Return the piece that computes its own boxes from the arguments and other kept arrays."""
+        reached = self._reached([output.box for output in outputs], own)
+        renamed = _renaming_reads(self.diagram, reached)
+        renamed.pop(-1 if own is None else own, None)
+        graph, new, origin = Graph(), dict[int, int](), list[int]()
+        arguments: dict[str, Argument] = {}
+        for each in reached:
+            box = self._seen_as(each, own, renamed)
+            if box is None:
+                continue
+            if isinstance(box, Input):
+                arguments[box.name] = self._argument(box, each)
+            new[each] = graph.add(_moved(box, new))
+            origin.append(each)
+        whole = [each.name for each in self.diagram.arguments if each.name in arguments]
+        piece = Diagram(
+            self.diagram.name,
+            tuple(arguments.pop(name) for name in whole) + tuple(arguments.values()),
+            tuple(replace(each, box=new[each.box]) for each in outputs),
+            tuple(graph.boxes),
+            tuple(
+                renamed[each].name if each in renamed else self._box_name(each, own)
+                for each in origin
+            ),
+            spans=tuple(self._span(each) for each in origin),
+            source=self.diagram.source,
+        )
+        sizes = ((axis, self.lengths[axis]) for axis in piece.axes if axis in self.lengths)
+        return replace(piece, sizes=tuple(sizes))
+
+    def _seen_as(self, each: int, own: int | None, renamed: Mapping[int, Input]) -> Box | None:
+        """Return a box as a piece has it: an argument if it is kept, and None if it is not needed."""
+        box = self.boxes[each]
+        if each in self.arrays and each != own:
+            array = self.arrays[each]
+            return Input(array.name, _open(array.dims), box.kind)
+        if isinstance(box, Input) and box.name in {one.name for one in renamed.values()}:
+            return None
+        return renamed.get(each, box)
+
+    def _argument(self, box: Input, each: int) -> Argument:
+        """Return an argument of a piece; one that is read under other labels is declared with those."""
+        if each in self.arrays:
+            array = self.arrays[each]
+            return Argument(array.name, array.dims, array.dtype, self._span(each))
+        argument = self.diagram.argument(box.name)
+        labels = dict(zip(argument.axes, box.axes, strict=True))
+        dims = tuple(tuple(labels[axis] for axis in dim) for dim in argument.dims)
+        return replace(argument, dims=dims)
+
+    def _reached(self, roots: Sequence[int], own: int | None) -> list[int]:
+        """Return the boxes that the roots need, operands first, not looking behind kept ones."""
+        edge = set(self.kept) - {own}
+        needed: set[int] = set()
+        pending = list(roots)
+        while pending:
+            each = pending.pop()
+            if each not in needed:
+                needed.add(each)
+                pending += () if each in edge else operands_of(self.boxes[each])
+        return sorted(needed)
+
+    def _box_name(self, each: int, own: int | None) -> str:
+        is_array = each in self.arrays and (each != own or each not in self.own_names)
+        return self.arrays[each].name if is_array else self.diagram.names[each]
+
+    def _span(self, each: int) -> Span:
+        return self.diagram.spans[each] if self.diagram.spans else NOWHERE
+
+
+def _moved(box: Box, new: Mapping[int, int]) -> Box:
+    """Return a box with its operands renumbered."""
+    match box:
+        case Gather():
+            return replace(box, array=new[box.array], indices=tuple(new[i] for i in box.indices))
+        case Pointwise() | Reduce():
+            return replace(box, operands=tuple(new[each] for each in box.operands))
+        case _:
+            return box
+
+
+def _renaming_reads(diagram: Diagram, reached: Sequence[int]) -> dict[int, Input]:
+    """Return the reads that only give an argument's axes other labels, as arguments so labelled.
+
+    All that the boxes read of the argument must be that one read, and the labels equally long.
+    """
+    boxes, implied = diagram.boxes, implied_sizes(diagram)
+    readers: dict[int, list[int]] = {}
+    for each in reached:
+        for operand in operands_of(boxes[each]):
+            if isinstance(boxes[operand], Input):
+                readers.setdefault(operand, []).append(each)
+    found: dict[int, Input] = {}
+    for source, users in readers.items():
+        box, array = boxes[users[0]], boxes[source]
+        if len(set(users)) != 1 or not isinstance(box, Gather) or not isinstance(array, Input):
+            continue
+        indices = [boxes[index] for index in box.indices]
+        labels = tuple(index.axis for index in indices if isinstance(index, Index))
+        alike = (
+            label == own or implied.get(label) == (own, 1)
+            for label, own in zip(labels, array.axes, strict=False)
+        )
+        if len(set(labels)) == len(array.axes) == len(labels) and all(alike):
+            found[users[0]] = Input(array.name, labels, array.kind)
+    return found
+
+
+def _open(dims: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(axis for dim in dims for axis in dim)
+
+
+def _lengths(diagram: Diagram) -> dict[str, int]:
+    """Return the lengths that the diagram gives, and those that they imply."""
+    lengths = dict(diagram.sizes)
+    for axis, (read, factor) in implied_sizes(diagram).items():
+        if read in lengths:
+            lengths.setdefault(axis, lengths[read] * factor)
+    return lengths

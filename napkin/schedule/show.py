@@ -1,0 +1,112 @@
+"""A plan as users read it: its kernels, what each takes, and why there are several.
+
+In: a `Plan`. Out: text. The `on` block that would fix a kernel is printed where the plan is one, since a
+block fixes one kernel.
+
+Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.program import AxisRole
+
+
+def show_plan(plan: Plan) -> str:
+    """Return a plan as text: what every kernel does with the axes, and what it is expected to take."""
+    title = f"{plan.diagram.name} on {plan.machine.name}, {plan.dtype}"
+    if len(plan.kernels) == 1:
+        (kernel,) = plan.kernels
+        fix = ["to fix it, put this in the file:", "", *_on_block(kernel)]
+        return "\n".join([title, "", *_kernel_lines(kernel), "", *fix])
+    lines = [title, "", *cut_lines(plan)]
+    for number, each in enumerate(plan.kernels, 1):
+        lines += ["", f"kernel {number}, {_signature(each)}", "", *_kernel_lines(each)]
+    lines += ["", f"predicted {plan.seconds * 1e3:.3f} ms together, bound by {plan.bound_by}"]
+    return "\n".join(lines)
+
+
+def cut_lines(plan: Plan) -> list[str]:
+    """Return what a cut keeps in memory, and why the diagram is not one kernel."""
+    read = {array.name for kernel in plan.kernels for array in kernel.program.arrays}
+    made = (array for kernel in plan.kernels for array in kernel.program.outputs)
+    kept = [f"{a.name}[{' '.join(a.axes)}] {a.dtype}" for a in made if a.name in read]
+    between = f"kept in memory between them: {', '.join(kept)}" if kept else "none reads another's"
+    lines = [f"cut into {len(plan.kernels)} kernels; {between}"]
+    one = plan.turned_down
+    if one is not None and one.fits:
+        lines.append(
+            f"as one kernel it is predicted to take {one.prediction.seconds * 1e3:.3f} ms, "
+            f"cut {plan.seconds * 1e3:.3f} ms"
+        )
+    elif one is not None:
+        lines.append(f"as one kernel it does not fit: the smallest tiles {one.needs}")
+    return lines
+
+
+def _signature(kernel: KernelPlan) -> str:
+    inputs = [each.name for each in kernel.derivation.diagram.arguments]
+    outputs = ", ".join(each.name for each in kernel.program.outputs)
+    return f"{kernel.name}({', '.join(inputs)}) -> {outputs}"
+
+
+def _kernel_lines(kernel: KernelPlan) -> list[str]:
+    program, prediction = kernel.program, kernel.prediction
+    sizes = dict(kernel.sizes)
+    rows = [("axis", "role", "tile", "length", "tiles")]
+    for each in program.axes:
+        count = "" if each.role is AxisRole.WHOLE else str(-(-sizes[each.axis] // each.tile))
+        rows.append((each.axis, each.role.value, str(each.tile), str(sizes[each.axis]), count))
+    rings = ", ".join(
+        f"{each.array} {each.stages} x {each.tile_bytes} B" for each in program.buffers
+    )
+    return [
+        *table(rows),
+        "",
+        f"grid, the fastest axis first: {' '.join(program.grid) or 'one block'}",
+        f"shared memory {prediction.shared_bytes} B a block"
+        + (f" (rings: {rings})" if rings else ""),
+        f"registers {prediction.registers} a thread",
+        f"predicted {prediction.seconds * 1e3:.3f} ms, bound by {prediction.bound_by}",
+    ]
+
+
+def _on_block(kernel: KernelPlan) -> list[str]:
+    group = set(kernel.derivation.group)
+    lines = [f"on {kernel.machine.name}"]
+    for word, roles in (
+        ("group", (AxisRole.GROUP, AxisRole.WHOLE)),
+        ("stream", (AxisRole.STREAM,)),
+        ("split", (AxisRole.SPLIT,)),
+    ):
+        tiles: dict[int, list[str]] = {}
+        for each in kernel.program.axes:
+            if each.role in roles and (word != "group" or each.axis in group):
+                tiles.setdefault(each.tile, []).append(each.axis)
+        if tiles:
+            phrases = (f"{' '.join(axes)} by {tile}" for tile, axes in tiles.items())
+            lines.append(f"    {word} {', '.join(phrases)}")
+    return [*lines, f"    warps {kernel.warps}", f"    stages {kernel.stages}"]
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return rows as aligned columns; the first and the last stand left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            text.ljust(width) if i in (0, last) else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def scaled(count: float, unit: str) -> str:
+    """Return a count with its unit and prefix."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{count / factor:.4g} {prefix}{unit}"
+    return f"{count:.4g} {unit}"

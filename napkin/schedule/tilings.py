@@ -1,0 +1,221 @@
+"""The tilings that a derivation may be laid out by: by hand from an `on` block, else every sensible choice.
+
+In: a derivation, a machine, axis lengths, and perhaps a hand relabelling. Out: tilings, each with its
+number of warps, in a fixed order. Whether one fits, and how fast it is, is not asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product as cartesian
+from math import prod
+
+from napkin.algebra.derive import Derivation
+from napkin.diagram import Relabelling
+from napkin.diagram import Tiling as HandTiling
+from napkin.language.errors import Diagnostic, Label, NapkinError
+from napkin.machine import Machine
+from napkin.schedule.layout import Tiling, bundles, contractions, dot_axes
+
+_MIN_DOT = 16
+_ROW_TILES = (16, 32, 64, 128)
+_COLUMN_TILES = (64, 128, 256)
+_STREAM_TILES = (16, 32, 64, 128, 256)
+_MAX_WHOLE = 256
+_SPLIT_TILE = 64
+
+
+def enumerate_tilings(
+    derivation: Derivation,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    hand: Relabelling | None,
+) -> Iterable[tuple[Tiling, int]]:
+    """Yield tilings with their warps: by hand where the file says so, else every sensible choice."""
+    fixed = _hand_tiles(derivation, hand)
+    dotted = dot_axes(derivation)
+    whole, split = _inner_axes(derivation, sizes, dotted, hand)
+    choices: list[list[dict[str, int]]] = []
+    columns: list[str] = []
+    for number, bundle in enumerate(bundles(derivation)):
+        is_row = number == 0 or len(bundle) > 1
+        if not is_row and _lies_beside(derivation, bundle, whole):
+            options = [{axis: fixed.get(axis, 1) for axis in bundle}]
+        else:
+            options = _bundle_tiles(bundle, sizes, fixed, is_row=is_row)
+        choices.append(options)
+        columns += [] if is_row else bundle
+    if not bundles(derivation):
+        choices.append(_row_tiles(derivation, sizes, fixed))
+    beside = 1 if dotted else prod(split.values())
+    choices.append(_stream_tiles(derivation, sizes, fixed, bool(dotted), beside))
+    stages = [hand.stages] if hand and hand.stages else ([2, 3] if dotted else [1])
+    warps = [hand.warps] if hand and hand.warps else ([4, 8] if dotted else [4])
+    for combination in cartesian(*choices):
+        tiles = dict.fromkeys(derivation.group, 1)
+        for part in combination:
+            tiles |= part
+        chosen_whole = dict(whole)
+        for axis in columns:
+            if tiles[axis] >= sizes[axis] and sizes[axis] <= _MAX_WHOLE:
+                chosen_whole[axis] = tiles[axis]
+        tiles |= chosen_whole | split
+        for stage, warp in cartesian(stages, warps):
+            yield (
+                Tiling(
+                    tuple(tiles.items()),
+                    tuple(chosen_whole),
+                    tuple(split),
+                    stage,
+                    machine.has("tma"),
+                ),
+                warp,
+            )
+
+
+def _hand_tiles(derivation: Derivation, hand: Relabelling | None) -> dict[str, int]:
+    if hand is None:
+        return {}
+    source = derivation.diagram.source
+    stream = derivation.stream.axis if derivation.stream else None
+    tiles: dict[str, int] = {}
+    for word, tilings, legal in (
+        ("group", hand.group, derivation.group),
+        ("stream", hand.stream, (stream,)),
+        ("split", hand.split, derivation.splittable),
+    ):
+        for tiling in tilings:
+            for axis in tiling.axes:
+                if axis not in legal:
+                    raise NapkinError([_illegal(derivation, word, axis, tiling)])
+                if tiling.tile & (tiling.tile - 1):
+                    message = f"tile {tiling.tile} of `{axis}` is not a power of two"
+                    label = Label(tiling.span, "not a power of two")
+                    raise NapkinError([Diagnostic("N406", message, source, label)])
+                tiles[axis] = tiling.tile
+    return tiles
+
+
+def _illegal(derivation: Derivation, word: str, axis: str, tiling: HandTiling) -> Diagnostic:
+    stream = derivation.stream.axis if derivation.stream else None
+    reasons = {
+        "group": f"`{axis}` is reduced, or not every output carries it",
+        "stream": f"the diagram streams `{stream}`" if stream else "nothing is reduced",
+        "split": f"`{axis}` is not an axis that is only ever summed inside a step",
+    }
+    return Diagnostic(
+        "N405",
+        f"cannot {word} axis `{axis}`",
+        derivation.diagram.source,
+        Label(tiling.span, f"`{axis}` cannot {word}"),
+        notes=(reasons[word],),
+    )
+
+
+def _inner_axes(
+    derivation: Derivation,
+    sizes: Mapping[str, int],
+    dotted: frozenset[str],
+    hand: Relabelling | None,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the blocks of axes that lie whole on chip, and the chunks of those walked inside a step."""
+    by_hand = {axis: each.tile for each in (hand.split if hand else ()) for axis in each.axes}
+    whole: dict[str, int] = {}
+    split: dict[str, int] = {}
+    for axis in derivation.inner:
+        block = power_of_two(sizes[axis])
+        if axis in dotted:
+            block = max(block, _MIN_DOT)
+        if axis in by_hand:
+            split[axis] = by_hand[axis]
+        elif axis in dotted & set(derivation.splittable) and _is_summed_beside(derivation, axis):
+            split[axis] = 1
+        elif axis in derivation.splittable and sizes[axis] > _MAX_WHOLE:
+            split[axis] = _SPLIT_TILE
+        else:
+            whole[axis] = block
+    return whole, split
+
+
+def _is_summed_beside(derivation: Derivation, axis: str) -> bool:
+    """Return whether every contraction over an axis sums another as well: a dot has one depth."""
+    over = [each.over for each in contractions(derivation) if axis in each.over]
+    return bool(over) and all(len(each) > 1 for each in over)
+
+
+def _lies_beside(derivation: Derivation, bundle: Iterable[str], whole: Iterable[str]) -> bool:
+    """Return whether an axis that lies whole is beside the bundle in an operand, which has two dims."""
+    return any(
+        each.is_free(axis) and axis in factor and not factor.isdisjoint(bundle)
+        for each in contractions(derivation)
+        for factor in each.factors
+        for axis in whole
+    )
+
+
+def _bundle_tiles(
+    bundle: tuple[str, ...], sizes: Mapping[str, int], fixed: Mapping[str, int], *, is_row: bool
+) -> list[dict[str, int]]:
+    """Return tiles for axes side by side: the innermost is filled first, then the next one out."""
+    if all(axis in fixed for axis in bundle):
+        return [{axis: fixed[axis] for axis in bundle}]
+    options: list[dict[str, int]] = []
+    for extent in _ROW_TILES if is_row else _COLUMN_TILES:
+        tiles: dict[str, int] = {}
+        left = extent
+        for axis in reversed(bundle):
+            tile = fixed.get(axis, min(left, power_of_two(sizes[axis])))
+            tiles[axis] = tile
+            left = max(1, left // tile)
+        if left > 1:
+            tiles[bundle[-1]] *= left
+        if tiles not in options and (not options or _useful(tiles, sizes)):
+            options.append(tiles)
+    return options
+
+
+def _useful(tiles: Mapping[str, int], sizes: Mapping[str, int]) -> bool:
+    return all(tile < 2 * sizes[axis] for axis, tile in tiles.items())
+
+
+def _row_tiles(
+    derivation: Derivation, sizes: Mapping[str, int], fixed: Mapping[str, int]
+) -> list[dict[str, int]]:
+    """Return tiles for a kernel without contractions: some rows of its last grouped axis."""
+    group = derivation.group
+    if not group:
+        return [{}]
+    base = {axis: fixed.get(axis, 1) for axis in group}
+    if group[-1] in fixed:
+        return [base]
+    if derivation.stream is None:
+        tile = min(1024, power_of_two(sizes[group[-1]]))
+        return [base | {group[-1]: tile}]
+    rows = [1, 2, 4, 8, 16]
+    return [base | {group[-1]: tile} for tile in rows if tile <= power_of_two(sizes[group[-1]])]
+
+
+def _stream_tiles(
+    derivation: Derivation,
+    sizes: Mapping[str, int],
+    fixed: Mapping[str, int],
+    dotted: bool,
+    beside: int,
+) -> list[dict[str, int]]:
+    """Return tiles of the stream; `beside` is the extent of the axes walked inside its step."""
+    if derivation.stream is None:
+        return [{}]
+    axis = derivation.stream.axis
+    if axis in fixed:
+        return [{axis: fixed[axis]}]
+    if dotted:
+        limit = max(_MIN_DOT, power_of_two(sizes[axis]))
+        return [{axis: tile} for tile in _STREAM_TILES if tile <= limit]
+    limit = power_of_two(sizes[axis])
+    rows = [tile // beside or 1 for tile in (1024, 4096)]
+    return [{axis: min(tile, limit)} for tile in rows if tile <= max(limit, rows[0])]
+
+
+def power_of_two(size: int) -> int:
+    """Return the least power of two that is no smaller."""
+    return 1 << max(0, size - 1).bit_length()

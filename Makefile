@@ -7,13 +7,14 @@ EXAMPLE := examples/attention.napkin
 FOR := --machine hopper
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format wheel-smoke clean
+.PHONY: help setup demo test lint format gallery wheel-smoke clean
 
 help:
 	@echo "make demo         compile $(EXAMPLE) into out/, verify it, show its cost"
 	@echo "make test         run every test that needs no GPU"
 	@echo "make lint         check formatting, style and types"
 	@echo "make format       format the sources"
+	@echo "make gallery      draw docs/gallery.md and its pictures anew"
 	@echo "make wheel-smoke  compile with the wheel in an empty environment"
 	@echo "make clean        remove what the others made, but for $(VENV)"
 
@@ -44,6 +45,9 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
+
+gallery: $(INSTALLED)
+	@$(VENV)/bin/python scripts/gallery.py
 
 wheel-smoke: $(INSTALLED)
 	@scripts/wheel_smoke.sh $(VENV)

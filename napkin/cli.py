@@ -189,9 +189,7 @@ def _draw(arguments: argparse.Namespace) -> int:
         draw = draw_strip if arguments.view == "steps" else draw_columns
         return _product(draw(plan), arguments.output)
     with _patience("planning"):
-        text = diagram.svg(
-            arguments.machine or hand, sizes=arguments.sizes, dtype=arguments.dtype
-        )
+        text = diagram.svg(arguments.machine or hand, sizes=arguments.sizes, dtype=arguments.dtype)
     return _product(text, arguments.output)
 
 
@@ -218,7 +216,9 @@ def _read_measured(path: str) -> tuple[Measured, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise _error("N604", f"cannot read `{path}`", "name a file of `napkin bench --json`") from error
+        raise _error(
+            "N604", f"cannot read `{path}`", "name a file of `napkin bench --json`"
+        ) from error
     return read_measured(text, path)
 
 

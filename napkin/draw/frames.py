@@ -13,44 +13,61 @@ from math import ceil
 from napkin.draw.nodes import Node, Shape
 from napkin.draw.text import shorten, text_width, widest, wrap_text
 
-PITCH = 22.0  # between the wires of a bundle
+PITCH = 23.0  # between the wires of a bundle
 MARGIN = 6.0  # above and below a bundle
 NAME_ROW = 19.0  # for the name of an array above its bundle
-CUP_GAP = 16.0  # between the bundles that a contraction joins
-TEXT = 12.0
-LINE = 15.0
-NAME = 17.0
-CUP_LEFT = 12.0
-GLYPH = 30.0  # the width of a reduction's or normalisation's glyph
-MERGE = 54.0  # where the wires of a contraction draw together
+RIBBON = 24.0  # for the hairlines of the woven axes above a bundle
+CUP_GAP = 14.0  # between the bundles that a contraction joins: as far apart as nodes of a column
+TEXT = 13.0
+SMALL = 11.5
+LINE = 16.0
+NAME = 18.0
+AXIS = 14.0  # font size of a wire's label
+CUP_LEFT = 8.0
+GLYPH = 32.0  # the width of a reduction's or normalisation's glyph
+MERGE = 46.0  # where the wires of a contraction draw together
+BAND = 26.0  # the width of a change of level
 LONGEST_WORD = 24
-_FORMULA_WIDTH, _FORMULA_LINES = 28, 5
+_FORMULA_WIDTH, _FORMULA_LINES = 30, 6
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A node's room. `slots` are the heights of the bundles that enter, `out` of what leaves."""
+    """A node's room. `slots` are the heights of the bundles that enter, `gap` the room between them.
+
+    `rise` is room above the rest, for the ribbon of an argument or output.
+    """
 
     width: float
     height: float
     slots: tuple[float, ...]
-    out: float
+    gap: float
     lines: tuple[str, ...]
+    rise: float = 0.0
 
-    def slot_middles(self, gap: float) -> tuple[float, ...]:
+    def slot_middles(self) -> tuple[float, ...]:
         """Return the middle of every bundle that enters, from the node's own middle."""
-        total = sum(self.slots) + gap * max(0, len(self.slots) - 1)
+        total = sum(self.slots) + self.gap * max(0, len(self.slots) - 1)
         middles: list[float] = []
         top = -total / 2
         for height in self.slots:
             middles.append(top + height / 2)
-            top += height + gap
+            top += height + self.gap
         return tuple(middles)
 
 
-def slot_gap(node: Node) -> float:
-    """Return the room between the bundles that enter a node."""
-    return CUP_GAP if node.shape is Shape.CONTRACTION else 0.0
+def _slot_gap(nodes: Sequence[Node], node: Node) -> float:
+    """Return the room between the bundles that enter a node: a contraction's arguments run straight."""
+    if node.shape is not Shape.CONTRACTION:
+        return 0.0
+    ribbons = [_has_ribbon(nodes, nodes[each]) for each in node.inputs[1:]]
+    return CUP_GAP + (RIBBON if any(ribbons) else 0.0)
+
+
+def _has_ribbon(nodes: Sequence[Node], node: Node) -> bool:
+    """Return whether there is room for a ribbon above: of an end, or of what a load reads."""
+    is_load = node.shape is Shape.LOAD
+    return bool(node.woven or (is_load and nodes[node.inputs[0]].woven))
 
 
 def bundle_height(axes: int) -> float:
@@ -68,26 +85,34 @@ def words_of(node: Node) -> tuple[str, ...]:
     """Return the lines of a node's text as they are shown."""
     if node.shape in (Shape.FORMULA, Shape.GATHER):
         return wrap_text(node.text, width=_FORMULA_WIDTH, lines=_FORMULA_LINES)
+    if node.shape is Shape.CONTRACTION:
+        return (shorten(f"Σ {' '.join(node.over)}", LONGEST_WORD),)
     return (shorten(node.text, LONGEST_WORD),) if node.text else ()
 
 
 def shown_name(node: Node) -> str:
-    """Return the name of a node's array as it is shown; a scalar argument's with its type."""
-    name = shorten(node.name, LONGEST_WORD)
-    return f"{name}: {node.dtype}" if node.dtype and not node.axes else name
+    """Return the name of a node's array as it is shown."""
+    return shorten(node.name, LONGEST_WORD)
+
+
+def shown_woven(node: Node) -> str:
+    """Return the woven axes of an argument or output as the ribbon's label."""
+    return shorten(" ".join(node.woven), LONGEST_WORD)
 
 
 def frame(nodes: Sequence[Node], node: Node) -> Frame:
     """Return the room that a node takes."""
     lines = words_of(node)
     slots = tuple(bundle_height(len(nodes[each].axes)) for each in node.inputs)
-    is_end = node.shape in (Shape.ARGUMENT, Shape.OUTPUT)
-    name_rows = 2 * NAME_ROW if node.name and not is_end else 0.0
+    name_rows = 2 * NAME_ROW if node.name and not node.is_end else 0.0
+    # A name's row is counted twice: a node lies round its bundle's middle.
     out = bundle_height(len(node.axes)) + name_rows
-    entering = sum(slots) + slot_gap(node) * max(0, len(slots) - 1)
+    gap = _slot_gap(nodes, node)
+    entering = sum(slots) + gap * max(0, len(slots) - 1)
     height = max(entering, out, _text_height(node, lines, entering))
     # Even heights have a middle that `dot`, which counts in whole points, can hit.
-    return Frame(_width(node, lines), 2.0 * ceil(height / 2), slots, out, lines)
+    rise = RIBBON if _has_ribbon(nodes, node) else 0.0
+    return Frame(_width(node, lines), 2.0 * ceil(height / 2), slots, gap, lines, rise)
 
 
 def _text_height(node: Node, lines: Sequence[str], entering: float) -> float:
@@ -99,6 +124,8 @@ def _text_height(node: Node, lines: Sequence[str], entering: float) -> float:
             return entering + 2 * LINE + 8
         case Shape.CONTRACTION if not label_is_beside(node):
             return entering + 2 * LINE + 8
+        case Shape.ARGUMENT | Shape.OUTPUT if node.dtype:
+            return NAME + 2 * LINE
         case _:
             return 0.0
 
@@ -113,14 +140,30 @@ def cup_width(node: Node) -> float:
     return 24.0 + 8.0 * (len(node.over) - 1)
 
 
+def end_width(node: Node) -> float:
+    """Return the width of the words of an argument or output."""
+    return max(text_width(shown_name(node), NAME), text_width(node.dtype, SMALL)) + 6
+
+
+def stub_width(node: Node) -> float:
+    """Return how far the wires of an output run before its name."""
+    return max(20.0, text_width(shown_woven(node), AXIS) + 10 if node.woven else 0.0)
+
+
 def _width(node: Node, lines: Sequence[str]) -> float:
     words = widest(lines, TEXT)
     match node.shape:
-        case Shape.ARGUMENT | Shape.OUTPUT:
-            return max(text_width(shown_name(node), NAME), text_width(node.dtype, TEXT)) + 6
-        case Shape.CONTRACTION:
+        case Shape.ARGUMENT:
+            return end_width(node)
+        case Shape.OUTPUT:
+            return stub_width(node) + end_width(node)
+        case Shape.LOAD | Shape.SAVE:
+            return BAND
+        case Shape.CONTRACTION if label_is_beside(node):
             return CUP_LEFT + cup_width(node) + 8 + words + MERGE
+        case Shape.CONTRACTION:
+            return max(CUP_LEFT + cup_width(node) + 8 + MERGE, words)
         case Shape.REDUCTION | Shape.NORMALISATION:
-            return max(CUP_LEFT + GLYPH + MERGE, words)
+            return max(CUP_LEFT + GLYPH + MERGE / 2, words)
         case _:
             return words + 22

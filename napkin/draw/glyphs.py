@@ -1,6 +1,6 @@
 """Draw one node: the wires inside it, its glyph and its words.
 
-In: a node, where it lies, and the heights of its wires at both sides. Out: a `Drawing`.
+In: a node, where it lies, and the heights and styles of its wires at both sides. Out: a `Drawing`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from napkin.draw.frames import (
     cup_width,
     label_is_beside,
     shown_name,
+    stub_width,
 )
+from napkin.draw.look import TENSOR, Look
 from napkin.draw.nodes import Node, Shape
 from napkin.draw.shapes import (
     Dot,
     Drawing,
     Glyph,
+    Run,
     Stroke,
     Word,
     cup,
     dot,
+    label,
     line,
     polygon,
     route,
@@ -37,23 +41,26 @@ from napkin.draw.shapes import (
 
 _BORDER = 10.0  # of a box, above and below its wires
 _SLANT = 9.0  # of a hexagon's sides
-_REACH = 11.0  # how far a glyph stands out above and below the wires that it works along
+_REACH = 14.0  # how far a glyph stands out above and below the wires that it works along
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where a node lies. `entering` and `leaving` are the heights of its wires by axis.
 
-    A bundle without axes is a thread, whose one height stands under the empty name.
+    A bundle without axes is a thread, whose one height stands under the empty name. `place` is the
+    node's, `unit` where a contraction of a relabelled picture is computed.
     """
 
+    place: int
     node: Node
     frame: Frame
     left: float
     middle: float
     entering: tuple[Mapping[str, float], ...]
     leaving: Mapping[str, float]
-    woven: frozenset[str]
+    look: Look
+    unit: str = ""
 
     @property
     def right(self) -> float:
@@ -61,28 +68,35 @@ class Site:
         return self.left + self.frame.width
 
     def style(self, axis: str) -> str:
-        """Return the style of a wire."""
-        return stroke_style(axis, self.woven)
+        """Return the style of a wire that leaves."""
+        return self.look.style(self.place, axis)
+
+    def style_into(self, slot: int, axis: str) -> str:
+        """Return the style of a wire that enters."""
+        return self.look.style(self.node.inputs[slot], axis)
 
     def ends_of(self, axis: str) -> tuple[float, ...]:
         """Return the heights at which an axis enters."""
         return tuple(each[axis] for each in self.entering if axis in each)
 
-
-def stroke_style(axis: str, woven: frozenset[str]) -> str:
-    """Return the style of an axis's wire; no axis, no name: a thread."""
-    if not axis:
-        return "thread"
-    return "woven" if axis in woven else "wire"
+    def styled_ends(self, axis: str) -> tuple[tuple[str, float], ...]:
+        """Return the style and the height of every wire of an axis that enters."""
+        return tuple(
+            (self.style_into(slot, axis), each[axis])
+            for slot, each in enumerate(self.entering)
+            if axis in each
+        )
 
 
 def draw_node(site: Site) -> Drawing:
     """Return the drawing of a node between its left and right edges."""
     match site.node.shape:
         case Shape.ARGUMENT:
-            return _argument(site)
+            return _end_words(site, site.left)
         case Shape.OUTPUT:
             return _output(site)
+        case Shape.LOAD | Shape.SAVE:
+            return _change_of_level(site)
         case Shape.CONTRACTION:
             return _contraction(site)
         case Shape.REDUCTION | Shape.NORMALISATION:
@@ -96,24 +110,31 @@ def draw_node(site: Site) -> Drawing:
 # --- ends -----------------------------------------------------------------------------------------
 
 
-def _argument(site: Site) -> Drawing:
-    names = [word("end", site.left, site.middle + 6, shown_name(site.node))]
-    if site.node.dtype and site.node.axes:
-        names.append(word("note", site.left, site.middle + 6 + LINE, site.node.dtype))
+def _end_words(site: Site, left: float) -> Drawing:
+    names = [word("end", left, site.middle + 6, shown_name(site.node))]
+    if site.node.dtype:
+        names.append(word("note", left, site.middle + 6 + LINE, site.node.dtype))
     return Drawing(words=tuple(names))
 
 
 def _output(site: Site) -> Drawing:
+    end = site.left + stub_width(site.node)
     strokes = tuple(
-        Stroke(site.style(axis), line(site.left, each[axis], site.left + 10, each[axis]))
-        for each in site.entering
-        for axis in each
+        Stroke(site.style_into(slot, axis), line(site.left, y, end, y))
+        for slot, each in enumerate(site.entering)
+        for axis, y in each.items()
     )
-    left = site.left + 16
-    names = [word("end", left, site.middle + 6, shown_name(site.node))]
-    if site.node.dtype and site.node.axes:
-        names.append(word("note", left, site.middle + 6 + LINE, site.node.dtype))
-    return Drawing(strokes, words=tuple(names))
+    return Drawing(strokes) + _end_words(site, end + 6)
+
+
+def _change_of_level(site: Site) -> Drawing:
+    """Draw wires that change their level half way."""
+    middle = (site.left + site.right) / 2
+    strokes: list[Stroke] = []
+    for axis, y in site.leaving.items():
+        strokes.append(Stroke(site.style_into(0, axis), line(site.left, y, middle, y)))
+        strokes.append(Stroke(site.style(axis), line(middle, y, site.right, y)))
+    return Drawing(tuple(strokes))
 
 
 # --- boxes ----------------------------------------------------------------------------------------
@@ -121,7 +142,7 @@ def _output(site: Site) -> Drawing:
 
 def _box(site: Site) -> Drawing:
     heights = [y for each in (*site.entering, site.leaving) for y in each.values()]
-    text = len(site.frame.lines) * LINE + 14
+    text = len(site.frame.lines) * LINE + 12
     top = min([*(y - _BORDER for y in heights), site.middle - text / 2])
     bottom = max([*(y + _BORDER for y in heights), site.middle + text / 2])
     slant = _SLANT if site.node.shape is Shape.GATHER else 0.0
@@ -134,20 +155,24 @@ def _box(site: Site) -> Drawing:
         (site.left + slant, bottom),
     )
     # The sides of a hexagon lean away from the wires, which run on beneath it.
-    ends = [(site.left, each) for each in site.entering] + [(site.right - slant, site.leaving)]
-    strokes = tuple(
-        Stroke(site.style(axis), line(x, y, x + slant, y))
-        for x, each in ends
-        for axis, y in each.items()
-        if slant
-    )
+    strokes: list[Stroke] = []
+    if slant:
+        for slot, each in enumerate(site.entering):
+            strokes += [
+                Stroke(site.style_into(slot, axis), line(site.left, y, site.left + slant, y))
+                for axis, y in each.items()
+            ]
+        strokes += [
+            Stroke(site.style(axis), line(site.right - slant, y, site.right, y))
+            for axis, y in site.leaving.items()
+        ]
     first = site.middle - (len(site.frame.lines) - 1) * LINE / 2 + 4
     words = tuple(
         word("formula", (site.left + site.right) / 2, first + place * LINE, each, "middle")
         for place, each in enumerate(site.frame.lines)
     )
     glyph = Glyph(site.node.shape.value, outline, site.node.text)
-    return Drawing(strokes, (glyph,), words=words)
+    return Drawing(tuple(strokes), (glyph,), words=words)
 
 
 # --- reductions and normalisations ----------------------------------------------------------------
@@ -160,17 +185,18 @@ def _along(site: Site) -> Drawing:
     left = site.left + CUP_LEFT
     tip = left + GLYPH
     if site.node.shape is Shape.REDUCTION:
-        path = cup(left, GLYPH * 0.6, top, bottom) + "Z"
+        path = cup(left, GLYPH * 0.6, top + 3, bottom - 3) + "Z"
     else:
         path = polygon((left, top), (tip, (top + bottom) / 2), (left, bottom))
     strokes: list[Stroke] = []
     for axis in site.entering[0]:
         (y,) = site.ends_of(axis)
+        into = site.style_into(0, axis)
         if axis not in site.node.over:
-            points = [(site.left, y), (tip, y), (site.right, site.leaving[axis])]
-            strokes.append(Stroke(site.style(axis), route(points)))
+            strokes.append(Stroke(into, line(site.left, y, tip, y)))
+            strokes.append(Stroke(site.style(axis), line(tip, y, site.right, site.leaving[axis])))
             continue
-        strokes.append(Stroke(site.style(axis), line(site.left, y, left, y)))
+        strokes.append(Stroke(into, line(site.left, y, left, y)))
         if axis in site.leaving:
             end = (site.right, site.leaving[axis])
             strokes.append(Stroke(site.style(axis), line(tip, (top + bottom) / 2, *end)))
@@ -179,10 +205,9 @@ def _along(site: Site) -> Drawing:
         strokes.append(Stroke("thread", line(*start, site.right, site.leaving[""])))
     glyph = Glyph(site.node.shape.value, path, site.node.text)
     is_lowest = bottom > max(site.entering[0].values())
-    label = word(
-        "label", site.left, bottom + LINE - 2 if is_lowest else top - 5, site.frame.lines[0]
-    )
-    return Drawing(tuple(strokes), (glyph,), (), (label,))
+    y = bottom + LINE - 2 if is_lowest else top - 5
+    words = word("label", site.left, y, site.frame.lines[0])
+    return Drawing(tuple(strokes), (glyph,), (), (words,))
 
 
 # --- contractions ---------------------------------------------------------------------------------
@@ -194,23 +219,27 @@ def _contraction(site: Site) -> Drawing:
     glyphs: list[Glyph] = []
     dots: list[Dot] = []
     mouth = site.left + CUP_LEFT
+    style = f"cup {site.unit}" if site.unit else "contraction"
     for axis in site.node.over:
         ends = site.ends_of(axis)
         width = cup_width(site.node) - 8.0 * site.node.over.index(axis)
-        strokes += [Stroke(site.style(axis), line(site.left, y, mouth, y)) for y in ends]
+        strokes += [
+            Stroke(wire, line(site.left, y, mouth, y)) for wire, y in site.styled_ends(axis)
+        ]
         if len(ends) == 2:
             path = cup(mouth, width, min(ends), max(ends))
-            glyphs.append(Glyph("contraction", path, site.node.text))
+            glyphs.append(Glyph(style, path, site.node.text))
             continue
         # One wire ends, or several meet, in a point.
         meeting = (mouth + width, sum(ends) / len(ends))
-        strokes += [Stroke(site.style(axis), line(mouth, y, *meeting)) for y in ends]
+        strokes += [Stroke(wire, line(mouth, y, *meeting)) for wire, y in site.styled_ends(axis)]
         dots.append(dot(*meeting))
     merge = site.right - MERGE
     for axis, y in site.leaving.items():
         ends = site.ends_of(axis) if axis else ()
-        for end in ends:
-            points = [(site.left, end), (merge, end), (site.right, y)]
+        for wire, end in site.styled_ends(axis) if axis else ():
+            strokes.append(Stroke(wire, line(site.left, end, mouth, end)))
+            points = [(mouth, end), (merge, end), (site.right, y)]
             strokes.append(Stroke(site.style(axis), route(points)))
         dots += [dot(site.right, y)] if len(ends) > 1 else []
     strokes += _threads(site, merge)
@@ -236,9 +265,17 @@ def _cup_middle(site: Site) -> float:
 
 
 def _cup_label(site: Site) -> Word:
-    text = site.frame.lines[0]
+    sign, _, axes = site.frame.lines[0].partition(" ")
+    runs = (Run(f"{sign} "), Run(axes, slanted=True))
     if label_is_beside(site.node):
         left = site.left + CUP_LEFT + cup_width(site.node) + 6
-        return word("label", left, _cup_middle(site) + 4, text)
+        return label("label", left, _cup_middle(site) + 4, runs)
     lowest = max(y for each in site.entering for y in each.values())
-    return word("label", site.left, lowest + MARGIN + LINE, text)
+    return label("label", site.left, lowest + MARGIN + LINE, runs)
+
+
+def unit_of(look: Look, place: int, *, is_tensor: bool) -> str:
+    """Return where a contraction runs in a relabelled picture, nothing in a plain one."""
+    if not look.levels:
+        return ""
+    return TENSOR if is_tensor else look.levels[place]

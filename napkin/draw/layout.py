@@ -15,11 +15,12 @@ from typing import Any
 
 import graphviz
 
-from napkin.draw.frames import Frame, bundle_height, slot_gap
+from napkin.draw.frames import Frame, bundle_height
 from napkin.draw.nodes import Node, Shape
 from napkin.language.errors import Diagnostic, InternalError, NapkinError
 
 _SEPARATION = 14  # points between the nodes of a column
+_KINK = 7.0  # points
 _CHAIN, _MEETING = 8, 1  # how strongly an edge asks to be straight
 _HOW_TO_INSTALL = "install Graphviz: `apt-get install graphviz`, or `brew install graphviz`"
 
@@ -46,12 +47,23 @@ def lay_out(nodes: Sequence[Node], frames: Sequence[Frame]) -> Layout:
 
     Raises NapkinError (N610) without Graphviz's program.
     """
-    return _lay_out(nodes, frames, [f":i{slot}:w" for slot in range(_most_inputs(nodes))])
+    return _lay_out(nodes, frames, _in_order(nodes))
+
+
+def dot_text(nodes: Sequence[Node], frames: Sequence[Frame]) -> str:
+    """Return the graph that `lay_out` asks `dot` to place."""
+    columns = find_columns(nodes)
+    return _write_dot(nodes, frames, columns, find_rails(nodes, columns), _in_order(nodes))
 
 
 def lay_out_freely(nodes: Sequence[Node], frames: Sequence[Frame]) -> Layout:
     """Return where the nodes lie if bundles may enter a node in any order."""
     return _lay_out(nodes, frames, [""] * _most_inputs(nodes))
+
+
+def _in_order(nodes: Sequence[Node]) -> list[str]:
+    """Return the ports by which bundles enter a node in the order of its inputs."""
+    return [f":i{slot}:w" for slot in range(_most_inputs(nodes))]
 
 
 def _most_inputs(nodes: Sequence[Node]) -> int:
@@ -61,12 +73,35 @@ def _most_inputs(nodes: Sequence[Node]) -> int:
 def _lay_out(nodes: Sequence[Node], frames: Sequence[Frame], ports: Sequence[str]) -> Layout:
     columns = find_columns(nodes)
     rails = find_rails(nodes, columns)
-    places = _ask_dot(_write_dot(nodes, frames, columns, rails, ports))
-    return Layout(
-        columns,
-        tuple(places[_node_id(each)] for each in range(len(nodes))),
-        {rail: places[_rail_id(rail)] for rail in rails},
+    places = _heights(_write_dot(nodes, frames, columns, rails, ports))
+    return _straightened(
+        nodes,
+        Layout(
+            columns,
+            tuple(places[_node_id(each)] + frames[each].rise / 2 for each in range(len(nodes))),
+            {rail: places[_rail_id(rail)] for rail in rails},
+        ),
     )
+
+
+def _straightened(nodes: Sequence[Node], layout: Layout) -> Layout:
+    """Return the layout without kinks of a point or two, which come of rounding."""
+    heights = list(layout.heights)
+    rails = dict(layout.rails)
+
+    def before(source: int, column: int) -> float:
+        at_source = layout.columns[source] == column - 1
+        return heights[source] if at_source else rails[source, column - 1]
+
+    for column in range(1, max(layout.columns) + 1):
+        for source, at in layout.rails:
+            if at == column and abs(rails[source, at] - before(source, at)) < _KINK:
+                rails[source, at] = before(source, at)
+        for place, node in enumerate(nodes):
+            if layout.columns[place] == column and len(node.inputs) == 1:
+                height = before(node.inputs[0], column)
+                heights[place] = height if abs(height - heights[place]) < _KINK else heights[place]
+    return Layout(layout.columns, tuple(heights), rails)
 
 
 def mirror(layout: Layout) -> Layout:
@@ -82,9 +117,9 @@ def find_columns(nodes: Sequence[Node]) -> tuple[int, ...]:
         after = max((columns[each] for each in node.inputs), default=0) + 1
         columns.append(0 if node.shape is Shape.ARGUMENT else after)
     last = max(columns)
+    at_end = {Shape.OUTPUT: last, Shape.SAVE: last - 1}
     return tuple(
-        last if node.shape is Shape.OUTPUT else column
-        for node, column in zip(nodes, columns, strict=True)
+        at_end.get(node.shape, column) for node, column in zip(nodes, columns, strict=True)
     )
 
 
@@ -122,8 +157,8 @@ def _write_dot(
         f"rankdir=LR; splines=none; nodesep={_SEPARATION / 72:.3f};",
         "node [shape=plain]; edge [headclip=false, tailclip=false];",
     ]
-    for place, (node, each) in enumerate(zip(nodes, frames, strict=True)):
-        lines.append(f"{_node_id(place)} [label=<{_table(each, slot_gap(node))}>];")
+    for place, each in enumerate(frames):
+        lines.append(f"{_node_id(place)} [label=<{_table(each)}>];")
     for rail in rails:
         height = bundle_height(len(nodes[rail[0]].axes))
         lines.append(
@@ -156,18 +191,20 @@ def _edges(nodes: Sequence[Node], columns: Sequence[int], ports: Sequence[str]) 
     return edges
 
 
-def _table(each: Frame, gap: float) -> str:
+def _table(each: Frame) -> str:
     """Return a node for `dot`: a cell for every bundle that enters, and one for what leaves."""
     height = round(each.height)
-    leaving = f'<td port="o" rowspan="{{}}" fixedsize="true" width="9" height="{height}"></td>'
     start = '<table border="0" cellborder="0" cellspacing="0" cellpadding="0">'
+    if each.rise:
+        start += f'<tr><td fixedsize="true" width="9" height="{round(each.rise)}"></td></tr>'
+    leaving = f'<td port="o" rowspan="{{}}" fixedsize="true" width="9" height="{height}"></td>'
     if not each.slots:
         return f"{start}<tr>{leaving.format(1)}</tr></table>"
     cells = [
-        f'<td port="i{slot}" fixedsize="true" width="9" height="{round(tall + gap)}"></td>'
+        f'<td port="i{slot}" fixedsize="true" width="9" height="{round(tall + each.gap)}"></td>'
         for slot, tall in enumerate(each.slots)
     ]
-    filler = max(0, height - sum(round(tall + gap) for tall in each.slots)) // 2
+    filler = max(0, height - sum(round(tall + each.gap) for tall in each.slots)) // 2
     if filler:
         blank = f'<td fixedsize="true" width="9" height="{filler}"></td>'
         cells = [blank, *cells, blank]
@@ -176,18 +213,26 @@ def _table(each: Frame, gap: float) -> str:
     return f"{start}{first}{rest}</table>"
 
 
-def _ask_dot(text: str) -> dict[str, float]:
+def _heights(text: str) -> dict[str, float]:
     """Return the height of every node's middle, downward from the top."""
-    try:
-        answer: Any = json.loads(graphviz.Source(text).pipe("json0", encoding="utf-8", quiet=True))
-    except graphviz.ExecutableNotFound:
-        message = "a picture needs the program `dot`, which is not installed"
-        raise NapkinError([Diagnostic("N610", message, help=_HOW_TO_INSTALL)]) from None
-    except graphviz.CalledProcessError as error:
-        raise InternalError(f"dot refused a layout: {error}") from error
+    answer = ask_dot(text)
     top = float(answer["bb"].split(",")[3])
     return {
         each["name"]: top - float(each["pos"].split(",")[1])
         for each in answer["objects"]
         if "pos" in each
     }
+
+
+def ask_dot(text: str) -> Any:
+    """Return what `dot` says of a graph, as JSON: the places of its nodes, edges and labels.
+
+    Raises NapkinError (N610) without Graphviz's program.
+    """
+    try:
+        return json.loads(graphviz.Source(text).pipe("json0", encoding="utf-8", quiet=True))
+    except graphviz.ExecutableNotFound:
+        message = "a picture needs the program `dot`, which is not installed"
+        raise NapkinError([Diagnostic("N610", message, help=_HOW_TO_INSTALL)]) from None
+    except graphviz.CalledProcessError as error:
+        raise InternalError(f"dot refused a layout: {error}") from error

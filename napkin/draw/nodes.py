@@ -29,6 +29,8 @@ class Shape(StrEnum):
     NORMALISATION = "normalisation"
     FORMULA = "formula"
     GATHER = "gather"
+    LOAD = "load"
+    SAVE = "save"
     OUTPUT = "output"
 
 
@@ -36,7 +38,8 @@ class Shape(StrEnum):
 class Node:
     """One glyph: the nodes it reads, the axes of what it gives, and those it works along (`over`).
 
-    `name` is that of its array, empty where neither the text nor a formula names it.
+    `name` is that of its array, empty where neither the text nor a formula names it. `woven` are the
+    axes that an argument or output has besides, which the whole picture is mapped over (weave.py).
     """
 
     shape: Shape
@@ -46,6 +49,17 @@ class Node:
     axes: tuple[str, ...]
     over: tuple[str, ...] = ()
     dtype: str = ""
+    woven: tuple[str, ...] = ()
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is an argument or an output."""
+        return self.shape in (Shape.ARGUMENT, Shape.OUTPUT)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is a number, not an array."""
+        return not self.axes and not self.woven
 
 
 def build_nodes(diagram: Diagram) -> tuple[Node, ...]:

@@ -10,18 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from napkin.draw.frames import Frame, frame, slot_gap, wire_heights
-from napkin.draw.glyphs import Site
+from napkin.draw.frames import (
+    AXIS,
+    LONGEST_WORD,
+    Frame,
+    frame,
+    shown_woven,
+    wire_heights,
+)
+from napkin.draw.glyphs import Site, unit_of
 from napkin.draw.layout import Layout, Rail, lay_out, lay_out_freely, mirror
+from napkin.draw.look import Look
 from napkin.draw.nodes import Node, Shape
-from napkin.draw.orders import Order, entering_order, result_orders, woven_axes
-from napkin.draw.text import shorten, text_width
+from napkin.draw.orders import Order, entering_order, result_orders
+from napkin.draw.text import label_width, shorten, text_width
 
-AXIS = 13.0  # font size of a wire's label
-_LONGEST_AXIS = 12
-_LEFT = 28.0
-_STUB = 16.0  # level run of a wire beside its label
-_LEAST_GAP, _MOST_GAP, _GAP_BY_CLIMB = 34.0, 130.0, 0.4
+LEFT = 12.0  # of the first column: dashed lines begin there
+_STUB = 14.0  # level run of a wire beside its label
+_LEAST_GAP, _MOST_GAP, _GAP_BY_CLIMB = 22.0, 110.0, 0.55
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +41,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Nodes, places and columns of a picture."""
+    """Nodes, places and columns of a picture. `tensor` are the contractions of tensor cores."""
 
     nodes: tuple[Node, ...]
     orders: tuple[Order, ...]
     frames: tuple[Frame, ...]
     layout: Layout
     columns: tuple[Column, ...]
-    woven: frozenset[str]
+    look: Look
+    tensor: frozenset[int] = frozenset()
 
     def column(self, place: int) -> Column:
         """Return the column of a node."""
@@ -60,7 +67,7 @@ class Scene:
         """Return the heights at which a bundle enters a node."""
         node = self.nodes[place]
         order = entering_order(self.nodes, node, slot, self.orders[place])
-        middle = self.frames[place].slot_middles(slot_gap(node))[slot]
+        middle = self.frames[place].slot_middles()[slot]
         return spread(order, self.layout.heights[place] + middle)
 
     def site(self, place: int) -> Site:
@@ -69,13 +76,15 @@ class Scene:
         free = column.right - column.left - each.width
         at_side = node.shape is Shape.OUTPUT
         return Site(
+            place,
             node,
             each,
             column.left + (0 if at_side else free if node.shape is Shape.ARGUMENT else free / 2),
             self.layout.heights[place],
             tuple(self.entering(place, slot) for slot in range(len(node.inputs))),
             self.leaving(place),
-            self.woven,
+            self.look,
+            unit_of(self.look, place, is_tensor=place in self.tensor),
         )
 
 
@@ -86,12 +95,7 @@ def spread(order: Order, middle: float) -> dict[str, float]:
     )
 
 
-def axis_label(axis: str) -> str:
-    """Return an axis as its wire's label shows it."""
-    return shorten(axis, _LONGEST_AXIS)
-
-
-def set_scene(nodes: Sequence[Node]) -> Scene:
+def set_scene(nodes: Sequence[Node], look: Look, tensor: frozenset[int] = frozenset()) -> Scene:
     """Return the geometry of a picture with its top at height 0.
 
     Bundles enter a node as its text has them, or by the heights that a layout free of that brings
@@ -100,15 +104,15 @@ def set_scene(nodes: Sequence[Node]) -> Scene:
     given = tuple(nodes)
     free = lay_out_freely(given, _frames(given))
     candidates = (given, _sort_inputs(given, free), _sort_inputs(given, mirror(free)))
-    scenes = [_set(each) for each in dict.fromkeys(candidates)]
+    scenes = [_set(each, look, tensor) for each in dict.fromkeys(candidates)]
     best = min(scenes, key=lambda scene: (_crossings(scene), _inversions(scene)))
     return replace(best, columns=_columns(best))
 
 
-def _set(nodes: tuple[Node, ...]) -> Scene:
+def _set(nodes: tuple[Node, ...], look: Look, tensor: frozenset[int]) -> Scene:
     frames = _frames(nodes)
     layout = lay_out(nodes, frames)
-    return Scene(nodes, result_orders(nodes), frames, layout, (), woven_axes(nodes))
+    return Scene(nodes, result_orders(nodes), frames, layout, (), look, tensor)
 
 
 def _frames(nodes: tuple[Node, ...]) -> tuple[Frame, ...]:
@@ -159,16 +163,22 @@ def _inversions(scene: Scene) -> int:
 def _columns(scene: Scene) -> tuple[Column, ...]:
     """Return the columns, wide enough for nodes and labels, and apart as far as wires climb."""
     columns: list[Column] = []
-    left = _LEFT
+    left = LEFT
     for number in range(max(scene.layout.columns) + 1):
         members = [place for place, at in enumerate(scene.layout.columns) if at == number]
         right = left + max((scene.frames[each].width for each in members), default=0.0)
         passing = [source for source, column in scene.layout.rails if column == number]
-        labels = {axis_label(axis) for each in (*members, *passing) for axis in scene.orders[each]}
+        widths = [
+            label_width(scene.look.label(each, axis), AXIS)
+            for each in (*members, *passing)
+            for axis in scene.orders[each]
+        ]
         names = [scene.nodes[each].name for each in members if is_named(scene.nodes[each])]
-        widths = [text_width(each, AXIS) for each in sorted(labels)]
-        widths += [text_width(shorten(each, 24), AXIS) for each in names]
-        end = right + _STUB + max(widths, default=0.0)
+        widths += [text_width(shorten(each, LONGEST_WORD), AXIS) for each in names]
+        if number == 0:
+            widths += [text_width(shown_woven(scene.nodes[each]), AXIS) for each in members]
+        is_last = number == max(scene.layout.columns)
+        end = right if is_last else right + _STUB + max(widths, default=0.0)
         columns.append(Column(left, right, end))
         left = end + _gap(scene, number)
     return tuple(columns)
@@ -176,7 +186,7 @@ def _columns(scene: Scene) -> tuple[Column, ...]:
 
 def is_named(node: Node) -> bool:
     """Return whether a node's name stands above the wires that leave it."""
-    return bool(node.name) and node.shape not in (Shape.ARGUMENT, Shape.OUTPUT)
+    return bool(node.name) and not node.is_end
 
 
 def _gap(scene: Scene, number: int) -> float:

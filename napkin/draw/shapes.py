@@ -13,7 +13,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """A path of some style: `wire`, `woven`, `thread`, `divider`."""
+    """A path of some style: `wire`, `woven`, `thread`, `divider`, a memory level's, and so on."""
 
     style: str
     path: str
@@ -37,14 +37,27 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Part of a line of text: upright or `slanted`, on the line or set as `sub` or `sup`."""
+
+    text: str
+    rise: str = ""
+    slanted: bool = False
+
+
+Label = tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
-    """A line of text; `anchor` is `start`, `middle` or `end`."""
+    """A line of text; `anchor` is `start`, `middle` or `end`. Its runs stand for it if it has any."""
 
     style: str
     x: str
     y: str
     anchor: str
     text: str
+    runs: Label = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,17 @@ class Drawing:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A drawing and the box that it fills."""
+
+    drawing: Drawing
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
 def number(value: float) -> str:
     """Return a coordinate with one decimal at most.
 
@@ -78,6 +102,20 @@ def number(value: float) -> str:
 def word(style: str, x: float, y: float, text: str, anchor: str = "start") -> Word:
     """Return a line of text at a point."""
     return Word(style, number(x), number(y), anchor, text)
+
+
+def label(style: str, x: float, y: float, runs: Label, anchor: str = "start") -> Word:
+    """Return a line of text made of runs, at a point."""
+    return Word(style, number(x), number(y), anchor, plain(runs), runs)
+
+
+def plain(runs: Label) -> str:
+    """Return the text of a label without its typesetting.
+
+    >>> plain((Run("g"), Run("q", "sub")))
+    'gq'
+    """
+    return "".join(each.text for each in runs)
 
 
 def dot(x: float, y: float) -> Dot:
@@ -102,6 +140,17 @@ def _step(x: float, y: float, to_x: float, to_y: float) -> str:
         return f"H{number(to_x)}"
     middle = number((x + to_x) / 2)
     return f"C{middle} {number(y)} {middle} {number(to_y)} {number(to_x)} {number(to_y)}"
+
+
+def rounded(left: float, top: float, right: float, bottom: float, radius: float) -> str:
+    """Return the path of a rectangle with round corners."""
+    arc = f"a{number(radius)} {number(radius)} 0 0 1 "
+    r = number(radius)
+    return (
+        f"M{number(left + radius)} {number(top)}H{number(right - radius)}{arc}{r} {r}"
+        f"V{number(bottom - radius)}{arc}-{r} {r}H{number(left + radius)}{arc}-{r} -{r}"
+        f"V{number(top + radius)}{arc}{r} -{r}Z"
+    )
 
 
 def polygon(*points: tuple[float, float]) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from napkin.draw.shapes import Label
+
 _NARROW = frozenset("iljtfIJ.,:;'|!()[]{} ·")
 _WIDE = frozenset("mwMW@%—…")
 _ELLIPSIS = "…"
+SMALLER = 0.72  # how large a subscript is beside its line
 
 
 def text_width(text: str, size: float) -> float:
@@ -21,6 +24,11 @@ def text_width(text: str, size: float) -> float:
     True
     """
     return size * sum(_advance(char) for char in text)
+
+
+def label_width(runs: Label, size: float) -> float:
+    """Return the width of a line of text with its subscripts."""
+    return sum(text_width(each.text, size * (SMALLER if each.rise else 1.0)) for each in runs)
 
 
 def _advance(char: str) -> float:

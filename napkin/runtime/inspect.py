@@ -26,7 +26,7 @@ from napkin.runtime.aot import Constant, Resources, inspect_kernel
 from napkin.schedule.plan import KernelPlan, Plan
 from napkin.schedule.predict import Prediction
 from napkin.schedule.program import Array
-from napkin.schedule.specialise import Specialised
+from napkin.schedule.warps import Specialised
 
 TRITON_TYPES = {
     "bf16": "bf16",
@@ -206,7 +206,8 @@ def _adders(kernel: KernelPlan) -> dict[str, Callable[[Arguments], None]]:
 def _descriptor(kernel: KernelPlan, array: Array) -> str:
     """Return the type of an array's descriptor; an axis without a tile has blocks of one."""
     tiles = {each.axis: 1 if each.dim is None else each.tile for each in kernel.program.axes}
-    blocks = ",".join(str(tiles.get(axis, 1)) for axis in array.axes)
+    axes = kernel.program.box_axes(array.name)
+    blocks = ",".join(str(tiles.get(axis, 1)) for axis in axes)
     return f"tensordesc<{TRITON_TYPES[array.dtype]}[{blocks}]>"
 
 

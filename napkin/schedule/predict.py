@@ -6,13 +6,14 @@ needs. It counts the Program that will be printed and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
 from napkin.machine import Machine
 from napkin.operators import POINTWISE, Pipeline
 from napkin.schedule.layout import TYPE_BYTES
+from napkin.schedule.liveness import reads, writes
 from napkin.schedule.occupancy import (
     blocks_per_unit,
     elements,
@@ -36,8 +37,11 @@ from napkin.schedule.trips import kinds_of_groups, loop_places, remainders, trip
 # attention at head sizes 64, 128 and 256, and its variants at 128.
 _TENSOR_REACHED = 0.8  # of the tensor core's rate by a plain loop of 128 rows or more
 _TENSOR_REACHED_64 = 0.68  # of 64 rows
+_FEW_ROWS_REACHED = 0.4  # of that, of 16 rows
 _NARROW_REACHED, _THIN_REACHED = 0.8, 0.4  # of that, where columns or depth are under 64, under 32
-_SHARED_ROWS_REACHED = 0.65  # of that, where two warpgroups share 64 rows
+_SPREAD_REACHED = (
+    0.4  # of that, by an operand whose rows are computed by several warpgroups: it changes hands
+)
 _EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2, 3 or more
 _WAIT, _DEEP_WAIT = 200, 70  # clocks that a contraction waits for its operands, at 2 and 3 stages
 _CUT_WAIT = 1500  # clocks of a chunk that is cut: nothing is fetched ahead of it
@@ -46,6 +50,9 @@ _MASKED_COPY_REGISTERS = 32  # where threads copy, and test every address
 _GATHERED = 0.21  # clocks of an element read at a computed position, for each stage but the last
 _COPY_BYTES = 67  # a clock from L2 to a unit's shared memory
 _START = 1500  # clocks of a block outside its loops
+# Of a block alone on its unit (decode, latent attention and two-layer kernels on an H200):
+_CHAIN = 600  # clocks from a contraction's operands to its result's first use
+_COPY_LATENCY = 1200  # clocks of a copy that two stages leave exposed in every step
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,8 @@ def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps:
     if any(walked[id(op)] >= 0.5 for op in _cut_loops(program)):
         registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
     blocks = blocks_per_unit(machine, warps, shared, registers)
-    work = _work(program, machine, walked, warps)
-    busy = _busy_seconds(program, machine, sizes, walked, work, blocks)
+    work = _work(program.operations, program, machine, walked, warps)
+    busy = _busy_seconds(program, machine, sizes, walked, work, warps, blocks)
     groups = _groups(program, sizes)
     times = {
         "tensor and vector work": sum(busy.values()),
@@ -104,6 +111,7 @@ def _busy_seconds(
     sizes: Mapping[str, int],
     walked: Mapping[int, float],
     work: _Work,
+    warps: int,
     blocks: int,
 ) -> dict[str, float]:
     """Return the seconds that the units are at work, by what they do."""
@@ -116,6 +124,9 @@ def _busy_seconds(
         "reads at computed positions": _GATHERED * work.gathered * max(1, stages - 1),
     }
     waves = _groups(program, sizes) / machine.units
+    if min(blocks, ceil(waves)) * _warpgroups_apart(program, warps) == 1:
+        alone = _serial_clocks(program, machine, walked, warps, stages)
+        clocks["waiting"] += max(alone - sum(clocks.values()), 0.0)
     waves = ceil(waves) if waves < 4 else waves
     return {name: waves * each / machine.clock for name, each in clocks.items()}
 
@@ -130,10 +141,17 @@ def _latency(
     return clocks + _CUT_WAIT * sum(walked[id(op)] for op in _cut_loops(program))
 
 
-def _work(program: Program, machine: Machine, walked: Mapping[int, float], warps: int) -> _Work:
+def _work(
+    operations: Sequence[Operation],
+    program: Program,
+    machine: Machine,
+    walked: Mapping[int, float],
+    warps: int,
+) -> _Work:
+    loaded = {op.tile.name for op in walk(program.operations) if isinstance(op, Load)}
     tensor, vector, moved, contracted, gathered = 0.0, 0.0, 0.0, 0.0, 0.0
-    for op, steps in _weigh(program.operations, walked, 1.0):
-        clocks = _clocks(program, op, machine, warps)
+    for op, steps in _weigh(operations, walked, 1.0):
+        clocks = _clocks(program, op, machine, warps, loaded)
         tensor += steps * clocks.get(Pipeline.TENSOR, 0.0)
         vector += steps * (clocks.get(Pipeline.SFU, 0.0) + clocks.get(Pipeline.FP32, 0.0))
         contracted += steps * isinstance(op, Dot)
@@ -177,6 +195,54 @@ def _unhidden_copies(program: Program, walked: Mapping[int, float]) -> float:
     return clocks
 
 
+def _warpgroups_apart(program: Program, warps: int) -> int:
+    """Return how many warpgroups of a block have rows of their own, so that one works while another waits."""
+    rows = [
+        elements(program, op.tile.dims[:1])
+        for op in walk(program.operations)
+        if isinstance(op, Dot)
+    ]
+    return max(warps // 4, 1) if rows and min(rows) >= 16 * warps else 1
+
+
+def _serial_clocks(
+    program: Program, machine: Machine, walked: Mapping[int, float], warps: int, stages: int
+) -> float:
+    """Return the clocks of a group that nothing else runs beside: what waits for one another adds up.
+
+    A contraction that only adds to its sum, of operands as they were loaded, lets the next step begin.
+    """
+    total = float(_START)
+    for loop, times in _loops(program.operations, walked, 1.0):
+        own = tuple(op for op in loop.body if not isinstance(op, Loop))
+        loaded = {op.tile.name for op in own if isinstance(op, Load)}
+        dots = [op for op in own if isinstance(op, Dot)]
+        work = _work(own, program, machine, walked, warps)
+        if dots and all(op.accumulator == op.tile.name and op.left in loaded for op in dots):
+            total += times * max(work.tensor, work.vector)
+            continue
+        # The wait of a chain holds what small tiles lose otherwise.
+        tensor = sum(_contraction(program, op, machine, warps, loaded) for op in dots)
+        total += times * (tensor + work.vector + _CHAIN * _longest_chain(program, own))
+        copied = any(isinstance(op, Load) and len(op.tile.dims) > 1 for op in own)
+        total += times * _COPY_LATENCY if copied and stages == 2 else 0.0
+    return total
+
+
+def _longest_chain(program: Program, body: Sequence[Operation]) -> int:
+    """Return the most contractions that wait for one another in a step; of under 64 rows, all wait."""
+    depth: dict[str, int] = {}
+    dots = [op for op in body if isinstance(op, Dot)]
+    if any(elements(program, op.tile.dims[:1]) < 64 for op in dots):
+        return len(dots)
+    for op in body:
+        name = writes(op)
+        if name is not None:
+            before = max((depth.get(each, 0) for each in reads(op)), default=0)
+            depth[name] = before + isinstance(op, Dot)
+    return max(depth.values(), default=0)
+
+
 def _loops(
     operations: Sequence[Operation], walked: Mapping[int, float], times: float
 ) -> Iterable[tuple[Loop, float]]:
@@ -218,20 +284,16 @@ def _weigh(
             yield op, times
 
 
-def _clocks(program: Program, op: Operation, machine: Machine, warps: int) -> dict[Pipeline, float]:
+def _clocks(
+    program: Program, op: Operation, machine: Machine, warps: int, loaded: Collection[str]
+) -> dict[Pipeline, float]:
     """Return the clocks of one execution on each pipeline of a unit."""
     if isinstance(op, Dot):
-        rows = elements(program, op.tile.dims[:1])
-        columns = elements(program, op.tile.dims[1:])
-        depth = elements(program, (op.over,))
-        kind = op.operand_type if machine.has_rate(Pipeline.TENSOR, op.operand_type) else "tf32"
-        rate = machine.rate(Pipeline.TENSOR, kind)
-        reached = _TENSOR_REACHED if rows >= 128 else _TENSOR_REACHED_64 * min(1.0, rows / 64)
-        narrow = min(columns, depth)
-        reached *= 1.0 if narrow >= 64 else _NARROW_REACHED if narrow >= 32 else _THIN_REACHED
-        if machine.has("wgmma") and 64 <= rows < 16 * warps:
-            reached *= _SHARED_ROWS_REACHED
-        return {Pipeline.TENSOR: 2 * rows * columns * depth / rate / reached}
+        reached = 1.0
+        narrow = min(elements(program, op.tile.dims[1:]), elements(program, (op.over,)))
+        if narrow < 64:
+            reached *= _NARROW_REACHED if narrow >= 32 else _THIN_REACHED
+        return {Pipeline.TENSOR: _contraction(program, op, machine, warps, loaded) / reached}
     if isinstance(op, Compute):
         row = POINTWISE[op.operator]
         count = elements(program, op.tile.dims)
@@ -243,3 +305,18 @@ def _clocks(program: Program, op: Operation, machine: Machine, warps: int) -> di
         count = elements(program, (*op.tile.dims, *op.over))
         return {Pipeline.FP32: count / machine.rate(Pipeline.FP32, "fp32")}
     return {}
+
+
+def _contraction(
+    program: Program, op: Dot, machine: Machine, warps: int, loaded: Collection[str]
+) -> float:
+    """Return the clocks of a contraction at the rate that its rows reach."""
+    rows = elements(program, op.tile.dims[:1])
+    count = rows * elements(program, op.tile.dims[1:]) * elements(program, (op.over,))
+    kind = op.operand_type if machine.has_rate(Pipeline.TENSOR, op.operand_type) else "tf32"
+    reached = _TENSOR_REACHED
+    if rows < 128:
+        reached = _TENSOR_REACHED_64 * min(1.0, max(rows / 64, _FEW_ROWS_REACHED))
+    if machine.has("wgmma") and 64 <= rows < 16 * warps and op.left not in loaded:
+        reached *= _SPREAD_REACHED
+    return 2 * count / machine.rate(Pipeline.TENSOR, kind) / reached

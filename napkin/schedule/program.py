@@ -270,6 +270,15 @@ class Program:
         """Return the argument or output of that name."""
         return next(each for each in (*self.arrays, *self.outputs) if each.name == name)
 
+    def box_axes(self, array: str) -> tuple[str, ...]:
+        """Return an array's axes as a descriptor lists them: those that a tile takes one of stand first.
+
+        A box is then a matrix with ones before it, which stays in shared memory when it is reshaped; ones
+        between rows and columns would send it through registers.
+        """
+        wide = {each.axis for each in self.axes if each.dim is not None}
+        return tuple(sorted(self.array(array).axes, key=lambda axis: axis in wide))
+
 
 def walk(operations: tuple[Operation, ...]) -> Iterator[Operation]:
     """Yield every operation, loops before their bodies."""

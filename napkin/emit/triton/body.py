@@ -450,11 +450,11 @@ class BodyPrinter:
         return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
 
     def _load_descriptor(self, each: Load) -> str:
-        coordinates = ", ".join(self._start(axis) for axis in each.indices)
+        axes = self.program.box_axes(each.array)  # a descriptor reads no array by computed positions
+        coordinates = ", ".join(self._start(axis) for axis in axes)
         text = f"{self.names.descriptors[each.array]}.load([{coordinates}])"
-        blocks = [self.program.axis(axis).tile for axis in each.indices]
         shape = [self.names.blocks[dim] for dim in each.tile.dims]
-        if len(shape) != len(blocks):
+        if len(shape) != len(axes):
             text += f".reshape([{', '.join(shape)}])"
         return text
 
@@ -613,26 +613,36 @@ _SPECIAL = {
 def running_on(loop: Loop) -> frozenset[str]:
     """Return the sums of a loop whose contraction may still run when its left operand is made anew.
 
-    Triton leaves a contraction that only adds to a sum in flight into the next step. A left operand that is
-    computed lies in registers, which the next step then overwrites: seen as wrong numbers on Hopper with
-    Triton 3.6. Where that operand waits for another contraction's result anyway, both are done by then.
+    Triton leaves a contraction whose result this step does not read in flight into the next one. A left
+    operand that is computed lies in registers, which the next step then overwrites: seen as wrong numbers
+    on Hopper with Triton 3.6. Where that operand waits for a contraction of its own step, both are done.
     """
-    dots = [op for op in loop.body if isinstance(op, Dot)]
-    others = [op for op in walk(loop.body) if not isinstance(op, (Dot, Assign))]
-    read = {name for op in others for name in reads(op)}
-    read |= {name for op in dots for name in (op.left, op.right)}
-    awaited = {op.tile.name for op in dots if op.tile.name in read}
+    body = loop.body
+    dots = [op for op in body if isinstance(op, Dot)]
+    awaited = {
+        op.tile.name
+        for place, op in enumerate(body)
+        if isinstance(op, Dot) and _is_read(op, body[place + 1 :])
+    }
     made: dict[str, bool] = {}  # computed in this step: whether it waited for a contraction
-    for op in loop.body:
+    for op in body:
         if isinstance(op, (Compute, Fold)):
-            waited = any(each in awaited or made.get(each, False) for each in reads(op))
-            made[op.tile.name] = waited
+            made[op.tile.name] = any(each in awaited or made.get(each) for each in reads(op))
         elif isinstance(op, Load) and op.tile.storage not in {dot.operand_type for dot in dots}:
             made[op.tile.name] = False
     return frozenset(
         op.tile.name
         for op in dots
         if op.accumulator is not None and op.tile.name not in awaited and made.get(op.left) is False
+    )
+
+
+def _is_read(dot: Dot, later: Sequence[Operation]) -> bool:
+    """Return whether a contraction's result is read in the rest of its step, renamings apart."""
+    readers = [op for op in walk(tuple(later)) if not isinstance(op, Assign)]
+    return any(
+        dot.tile.name in ((op.left, op.right) if isinstance(op, Dot) else reads(op))
+        for op in readers
     )
 
 

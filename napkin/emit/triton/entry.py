@@ -207,13 +207,15 @@ class EntryPrinter:
 
     def _descriptor(self, launch: Launch, array: Array) -> str:
         tensor = self.tensors[array.name]
-        shape = ", ".join(self.sizes[axis] for axis in array.axes)
-        strides = ", ".join(
-            self._stride(tensor, position, dim, axis)
+        axes = launch.program.box_axes(array.name)
+        steps = {
+            axis: self._stride(tensor, position, dim, axis)
             for position, dim in enumerate(array.dims)
             for axis in dim
-        )
-        blocks = ", ".join(_block(launch, axis) for axis in array.axes)
+        }
+        shape = ", ".join(self.sizes[axis] for axis in axes)
+        strides = ", ".join(steps[axis] for axis in axes)
+        blocks = ", ".join(_block(launch, axis) for axis in axes)
         return f"TensorDescriptor({tensor}, [{shape}], [{strides}], [{blocks}])"
 
 

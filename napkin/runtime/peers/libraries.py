@@ -35,9 +35,10 @@ def _sdpa(backend: str, given: Sequence[Any], *, causal: bool, grouped: bool = F
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     query, key, value = given
+    choice = getattr(SDPBackend, backend)
 
     def call() -> torch.Tensor:
-        with sdpa_kernel(SDPBackend[backend]):
+        with sdpa_kernel(choice):
             return torch.nn.functional.scaled_dot_product_attention(
                 query, key, value, is_causal=causal, enable_gqa=grouped
             )

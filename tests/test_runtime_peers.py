@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from napkin import cli
 from napkin.api import parse
+from napkin.cli.arguments import PEERS
 from napkin.diagram.fingerprint import fingerprint
 from napkin.language.errors import NapkinError
 from napkin.runtime.peers import NAMES, find_contenders
@@ -61,4 +61,4 @@ def test_a_library_is_refused_with_the_reason(name: str, diagram: str, said: str
 
 
 def test_the_command_line_offers_every_library() -> None:
-    assert set(cli._PEERS) == set(NAMES)
+    assert set(PEERS) == set(NAMES)

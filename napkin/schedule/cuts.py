@@ -43,9 +43,8 @@ from napkin.schedule.layout import argument_arrays, output_arrays
 LAUNCH_S = 5e-6  # from one kernel's end to the next one's start, with its launch
 _MOST_BOXES = 1000  # of all pieces planned: some seconds
 _REACHED = 0.8  # of the tensor cores' rate: no kernel is predicted to do better
-_WORTH = (
-    0.7  # of the time of one kernel: predictions err by a quarter, and what is kept takes memory
-)
+# Of the time of one kernel: predictions err by a quarter, and what is kept takes memory.
+_WORTH = 0.6
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from napkin.cli.commands import (
     FLOATS,
@@ -21,7 +21,8 @@ from napkin.cli.commands import (
     verify_command,
 )
 
-Commands = argparse._SubParsersAction["_Parser"]
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction["_Parser"]
 
 _EXAMPLE = """\
 napkin compile examples/attention.napkin --machine hopper -o out

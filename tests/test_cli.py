@@ -40,7 +40,7 @@ def status_of(*arguments: str) -> int:
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "napkin.cli", *arguments]
+    command = [sys.executable, "-m", "napkin", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -322,7 +322,7 @@ def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: Capture)
 
 
 def test_a_reader_that_goes_away_is_no_noise() -> None:
-    command = f"{sys.executable} -m napkin.cli derive {ATTENTION} | true"
+    command = f"{sys.executable} -m napkin derive {ATTENTION} | true"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False

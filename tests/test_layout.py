@@ -36,7 +36,7 @@ READING_ORDER = (
 HOMES = {
     "torch": ("napkin.runtime",),
     "triton": ("napkin.runtime",),
-    "sympy": ("napkin.algebra", "napkin.model"),
+    "sympy": ("napkin.algebra", "napkin.model", "napkin.draw.report"),
     "graphviz": ("napkin.draw",),
 }
 # Triton's interpreter must be switched on before triton is imported. The modules under napkin.runtime that

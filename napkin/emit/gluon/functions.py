@@ -1,0 +1,394 @@
+"""The functions of a warp-specialised kernel: a `Specialised` kernel as lines of Python.
+
+In: a `Specialised` kernel. Out: `ModuleText`, four functions. `place` finds a group's position and the
+ends of its stream; `produce` runs on one warp and fills the rings; `consume` runs on every warpgroup that
+computes; the kernel allocates, makes the barriers and starts them. What a function takes is what its lines
+name; `place` gives back what its callers read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from napkin.emit.expressions import inline
+from napkin.emit.gluon.lanes import keep_by_lane
+from napkin.emit.gluon.lines import without_unused, wrapped
+from napkin.emit.gluon.names import name_all
+from napkin.emit.gluon.steps import StepPrinter
+from napkin.emit.triton.body import Spelling, spell, uses
+from napkin.schedule.layout import TYPE_BYTES
+from napkin.schedule.program import Region, tiles_of
+from napkin.schedule.warps import Chunks, Ring, Specialised
+
+_BAND = 8  # tiles of a band, measured on an H200 (docs/hopper.md)
+_HELPERS = {"group", "pass_turn", "rounds", "take_turn"}
+_UNPACK = "unpack the group's place"
+_CHUNKS = {
+    Region.FULL: "stream {axis}: chunks that need no mask",
+    Region.PARTIAL: "stream {axis}: chunks that a mask or the end cuts",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function of the module, printed."""
+
+    name: str
+    parameters: tuple[str, ...]
+    body: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What a descriptor copies at a time: its extents by name, and its layout in shared memory."""
+
+    array: str
+    extents: tuple[str, ...]
+    swizzle: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleText:
+    """A kernel's functions, callees first and itself last, its constants, helpers and boxes."""
+
+    functions: tuple[Function, ...]
+    constants: tuple[tuple[str, str], ...]
+    helpers: frozenset[str]
+    boxes: tuple[Box, ...]
+    spelling: Spelling
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What the kernel takes."""
+        return self.functions[-1].parameters
+
+
+def print_functions(kernel: Specialised, name: str, *, approximate: bool) -> ModuleText:
+    """Return the functions of a kernel called `name`."""
+    by_lane, lane = keep_by_lane(kernel)
+    words = name_all(by_lane, spell(by_lane.program), name)
+    return _ModulePrinter(by_lane, lane, words, approximate=approximate).print_module()
+
+
+class _ModulePrinter(StepPrinter):
+    def print_module(self) -> ModuleText:
+        """Print the functions: their lines say what they take, and what `place` gives them."""
+        place = self._lines(self._place)
+        produce, consume = self._lines(self._produce), self._lines(self._consume)
+        given = self._given((*produce, *consume))
+        place = [*without_unused(place, given), f"    return {', '.join(given)}"]
+        words = self.words
+        parts = [self._function(words.place, (words.group,), place)]
+        passed = ", ".join((f"_group({words.turn})", *parts[0].parameters[1:]))
+        call = f"{', '.join(given)} = {words.place}({passed})"
+        own = (f"{words.consumer}: gl.constexpr",)
+        for name, mine, lines in ((words.produce, (), produce), (words.consume, own, consume)):
+            whole = [line.replace(_UNPACK, call) for line in lines]
+            parts.append(self._function(name, mine, whole))
+        kernel = self._lines(lambda: self._kernel(parts[1], parts[2]))
+        parts.append(self._function(words.kernel, (), kernel))
+        boxes = self._boxes()
+        return ModuleText(
+            tuple(parts), self._constants(parts, boxes), self._helpers(), boxes, self.names
+        )
+
+    def _lines(self, part: Callable[[], None]) -> list[str]:
+        """Return the lines that a part prints, in Gluon's spelling: `gl` has what `tl` has."""
+        self.text.body, self.depth = [], 1
+        part()
+        self._drop_unused_lanes()
+        return [re.sub(r"\btl\.", "gl.", line) for line in self.text.body]
+
+    def _given(self, lines: Sequence[str]) -> list[str]:
+        """Return the positions and numbers that callers read of a group's place."""
+        text = "\n".join(lines)
+        starts = [self.names.starts[axis] for axis in reversed(self.program.grid)]
+        made = [tile.name for tile in tiles_of(self.kernel.place)]
+        return [name for name in dict.fromkeys((*starts, *made)) if uses(text, name)]
+
+    def _function(self, name: str, own: tuple[str, ...], lines: Sequence[str]) -> Function:
+        """Return a function with what its lines name of all that is passed on."""
+        text = "\n".join(lines)
+        made = {match for line in lines for match in re.findall(r"^\s*(\w+) = ", line)}
+        passed = (each for each in self._passable() if uses(text, each) and each not in made)
+        return Function(
+            name, (*own, *passed), tuple(part for line in lines for part in wrapped(line))
+        )
+
+    def _passable(self) -> list[str]:
+        """Return everything that a function may take, in signature order."""
+        spelled, words = self.names, self.words
+        arrays = (*self.program.arrays, *self.program.outputs)
+        names: list[str] = []
+        for array in arrays:
+            names += [spelled.descriptors[array.name], spelled.pointers[array.name]]
+        names += [spelled.scalars[name] for name, _ in self.program.scalars]
+        names += [spelled.strides[array.name, axis] for array in arrays for axis in array.axes]
+        names += spelled.sizes.values()
+        for ring in self.rings:
+            names += [words.buffers[ring], words.full[ring], words.empty[ring]]
+        return [*names, *words.stages.values(), words.groups]
+
+    def _helpers(self) -> frozenset[str]:
+        return frozenset(self.text.helpers | _HELPERS)
+
+    def _constants(
+        self, functions: Sequence[Function], boxes: Sequence[Box]
+    ) -> tuple[tuple[str, str], ...]:
+        """Return the module's constants that something names: extents, then layouts."""
+        kernel, words = self.kernel, self.words
+        found = {
+            "CONSUMERS": str(kernel.consumers),
+            "ROWS": str(self.program.dim(kernel.rows).extent // kernel.consumers),
+            "STAGES": str(kernel.stages),
+        }
+        found |= {name: str(self._extent(key)) for key, name in self.names.blocks.items()}
+        for dims, name in words.layouts.items():
+            found[name] = (
+                "gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], "
+                f"instr_shape=[16, {self.program.dim(dims[1]).extent}, 16])"
+            )
+        found[words.row_layout] = f"gl.SliceLayout(1, {words.layouts[self.home()]})"
+        lines = [line for each in functions for line in each.body]
+        text = "\n".join(
+            [*lines, *found.values(), *(name for box in boxes for name in box.extents)]
+        )
+        return tuple((name, value) for name, value in found.items() if uses(text, name))
+
+    def _boxes(self) -> tuple[Box, ...]:
+        """Return what every descriptor copies."""
+        shares = [(ring.load.array, ring.by_rows) for ring in self.kernel.rings]
+        vectors = {ring.load.array for ring in self.kernel.rings if ring.is_vector}
+        shares += [(each.store.array, True) for each in self.kernel.staged]
+        found: dict[str, Box] = {}
+        for name, by_rows in shares:
+            array = self.program.array(name)
+            size = TYPE_BYTES[array.dtype]
+            width = size * self.program.axis(array.axes[-1]).tile
+            swizzle = next(each for each in (128, 64, 32, width) if width % each == 0)
+            swizzle = 0 if name in vectors else swizzle
+            found[name] = Box(name, self.box(array, by_rows=by_rows), swizzle, 8 * size)
+        return tuple(found.values())
+
+    # --- place ------------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Print the position of a group, and the whole numbers that its stream's ends need."""
+        self._split(self.words.group)
+        self._line("")
+        for each in inline(self.kernel.place, self._read_elsewhere(self.kernel.place)):
+            self._statement(each)
+
+    def _split(self, number: str) -> None:
+        """Split a group's number into tile starts, the fastest axis first.
+
+        Where later tiles have longer streams, the longest of all come first. Where that would have too
+        many streams read at a time, they come in bands: a band's tiles read one stream together, from L2.
+        """
+        axes = list(self.program.grid)
+        falling = [axis for axis in axes if axis in self.program.descending]
+        if len(falling) != 1 or self.program.axis(falling[0]).dim is None:
+            self._divide(number, axes)
+            return
+        words, (axis,) = self.words, falling
+        name, others = self.names.starts[axis], [each for each in axes if each != axis]
+        streams = f"({' * '.join(self._count(each) for each in others) or '1'})"
+        many = f"{streams} * {_BAND} > tl.num_programs(0)"
+        self._line(f"{words.tiles} = {self._count(axis)}")
+        self._line(f"{words.band} = tl.where({many}, {_BAND}, 1)")
+        self._line(f"{words.whole} = {words.tiles} // {words.band} * {words.band}")
+        inside = f"{number} < {words.whole} * {streams}"
+        self._line(
+            f"{words.behind} = tl.where({inside}, 0, {words.whole})  # the last band may be narrower"
+        )
+        self._line(
+            f"{words.band} = tl.where({inside}, {words.band}, {words.tiles} - {words.whole})"
+        )
+        self._line(f"{number} = {number} - {words.behind} * {streams}")
+        self._line(f"{name} = {words.tiles} - 1 - {words.behind} - {number} % {words.band}")
+        self._line(f"{number} = {number} // {words.band}")
+        self._divide(number, others, is_last=False)
+        self._line(
+            f"{name} = ({name} - {number} * {words.band}) * {self._block(axis)}  # longest first"
+        )
+
+    def _divide(self, number: str, axes: Sequence[str], *, is_last: bool = True) -> None:
+        """Print the position of every axis; the last one takes all that is left, if nothing follows."""
+        for place, axis in enumerate(axes):
+            name, count = self.names.starts[axis], self._count(axis)
+            takes_all = is_last and place == len(axes) - 1
+            index = number if takes_all else f"{number} % {count}"
+            scalar = self.program.axis(axis).dim is None
+            self._line(
+                f"{name} = {index}" if scalar else f"{name} = ({index}) * {self._block(axis)}"
+            )
+            if not takes_all:
+                self._line(f"{number} = {number} // {count}")
+
+    def _count(self, axis: str) -> str:
+        size = self.names.sizes[axis]
+        scalar = self.program.axis(axis).dim is None
+        return size if scalar else f"tl.cdiv({size}, {self._block(axis)})"
+
+    # --- the kernel -------------------------------------------------------------------------------
+
+    def _kernel(self, produce: Function, consume: Function) -> None:
+        words = self.words
+        counts = " * ".join(self._count(axis) for axis in self.program.grid) or "1"
+        self._line(f"{words.groups} = {counts}")
+        for name, ring in self.rings.items():
+            box = self.box(self.program.array(ring.load.array), by_rows=ring.by_rows)
+            self._allocate(words.buffers[name], ring.load.array, (_slot_count(ring), *box))
+        for array, name in words.stages.items():
+            box = self.box(self.program.array(array), by_rows=True)
+            self._allocate(name, array, ("CONSUMERS", *box))
+        self._line("")
+        for name, ring in self.rings.items():
+            self._barriers(words.full[name], words.empty[name], ring)
+        self._line("")
+        self._start_partitions(produce, consume)
+
+    def _allocate(self, name: str, array: str, shape: Sequence[str]) -> None:
+        box = self.names.descriptors[array]
+        self._line(
+            f"{name} = gl.allocate_shared_memory({box}.dtype, [{', '.join(shape)}], {box}.layout)"
+        )
+
+    def _barriers(self, full: str, empty: str, ring: Ring) -> None:
+        count, slot = _slot_count(ring), self.words.slot
+        layout = "mbarrier.MBarrierLayout()"
+        for name in (full, empty):
+            self._line(f"{name} = gl.allocate_shared_memory(gl.int64, [{count}, 1], {layout})")
+        self._line(f"for {slot} in gl.static_range({count}):")
+        self._line(f"    mbarrier.init({full}.index({slot}), count=1)")
+        self._line(f"    mbarrier.init({empty}.index({slot}), count={ring.arrivals})")
+
+    def _start_partitions(self, produce: Function, consume: Function) -> None:
+        """Print the partitions: consumers, the first of them in the kernel's own warps, and the producer."""
+        count = self.kernel.consumers
+        self._line("gl.warp_specialize(")
+        self._line("    [")
+        for number in range(count):
+            arguments = ", ".join((str(number), *consume.parameters[1:]))
+            self._line(f"        ({consume.name}, ({arguments})),")
+        self._line(f"        ({produce.name}, ({', '.join(produce.parameters)})),")
+        self._line("    ],")
+        mine, producers = self.kernel.registers
+        self._line(f"    {[4] * (count - 1) + [1]},")
+        self._line(f"    {[mine] * (count - 1) + [producers]},")
+        self._line(")")
+
+    # --- the producer -----------------------------------------------------------------------------
+
+    def _produce(self) -> None:
+        words = self.words
+        self._groups()
+        for ring in self.rings.values():
+            if ring.resident and ring.by_rows:
+                self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
+                self.depth += 1
+                self._fill_slot(ring, words.consumer, f"({words.turn} & 1)")
+                self.depth -= 1
+            elif ring.resident:
+                self._fill_slot(ring, "0", f"({words.turn} & 1)")
+        first, lowest = self.kernel.chunks[0].loop, self.kernel.chunks[-1].loop
+        start, begin = self.names.starts[first.axis], self._leaf(lowest.start, ())
+        block = self._block(first.axis)
+        self._line(
+            f"for {start} in range({self._leaf(first.start, ())}, {_before(begin)}, -{block}):"
+        )
+        self.depth += 1
+        self._line(f"{words.slot} = {words.step} % STAGES")
+        self._line(f"{words.phase} = {words.step} // STAGES & 1")
+        for ring in self.rings.values():
+            if not ring.resident:
+                self._fill_slot(ring, words.slot, words.phase)
+        self._line(f"{words.step} += 1")
+
+    def _groups(self) -> None:
+        """Print the head of the walk over groups: every block takes them in turn."""
+        words = self.words
+        self._line(f"{words.step} = 0")
+        self._line(f"for {words.turn} in range(_rounds({words.groups})):")
+        self.depth += 1
+        self._line(_UNPACK)
+
+    def _fill_slot(self, ring: Ring, slot: str, phase: str) -> None:
+        """Print the wait for an empty slot and the copy into it."""
+        words, box = self.words, self.names.descriptors[ring.load.array]
+        full = f"{words.full[ring.name]}.index({slot})"
+        buffer = f"{words.buffers[ring.name]}.index({slot})"
+        corner = ", ".join(self._corner(ring, axis) for axis in ring.load.indices)
+        self._line(f"mbarrier.wait({words.empty[ring.name]}.index({slot}), {phase} ^ 1)")
+        self._line(f"mbarrier.expect({full}, {box}.block_type.nbytes)")
+        self._line(f"tma.async_copy_global_to_shared({box}, [{corner}], {full}, {buffer})")
+
+    def _corner(self, ring: Ring, axis: str) -> str:
+        """Return where a slot's tile starts along an axis."""
+        mine = ring.by_rows and axis == self.kernel.rows
+        return f"{self._start(axis)} + {self.words.consumer} * ROWS" if mine else self._start(axis)
+
+    # --- a consumer -------------------------------------------------------------------------------
+
+    def _consume(self) -> None:
+        words, kernel = self.words, self.kernel
+        self._line(f"if {words.consumer} == CONSUMERS - 1:")
+        self._line(f"    _pass_turn({words.consumer}, CONSUMERS)  # the first one's turn")
+        self._groups()
+        start = self.names.starts[kernel.rows]
+        self._line(f"{start} = {start} + {words.consumer} * ROWS")
+        self._lanes()
+        for ring in kernel.rings:
+            if ring.resident:
+                slot = words.consumer if ring.by_rows else "0"
+                self.view(ring.load.tile.name, ring, slot)
+        self.print_steps(kernel.prelude)
+        for each in kernel.chunks:
+            self._chunks(each)
+        self._line("")
+        self._line(f"# what the chunk at {self.names.starts[each.loop.axis]} is still to add")
+        self.print_counters(kernel.drain)
+        self.print_steps(kernel.drain)
+        if self.words.stages:
+            self.depth -= 1
+            self._line("tma.store_wait(0)")
+
+    def _lanes(self) -> None:
+        known = {self.kernel.rows, *(dims[1] for dims in self.words.layouts)}
+        for dim in self.program.dims:
+            if dim.name in known and len(dim.axes) == 1:
+                extent, layout = self._extent_of(dim.name), self.layout((dim.name,))
+                self._line(f"{self.names.lanes[dim.name]} = tl.arange(0, {extent}, {layout})")
+
+    def _chunks(self, each: Chunks) -> None:
+        """Print one chunk alone, or a loop over chunks from the last to the first."""
+        loop, start = each.loop, self.names.starts[each.loop.axis]
+        begin, block = self._leaf(loop.start, ()), self._block(loop.axis)
+        self._line("")
+        if each.is_single:
+            self._line(f"# stream {loop.axis}: the last chunk, with nothing to add yet")
+            self._line(f"{start} = {begin}")
+        else:
+            stop = self._leaf(loop.stop, ())
+            self._line(f"# {_CHUNKS[loop.region].format(axis=loop.axis)}")
+            for name in self.carried:
+                self._line(f"{name} = {self._helper('packed', '_packed', [name])}")
+            self._line(f"for {start} in range({stop} - {block}, {_before(begin)}, -{block}):")
+            self.depth += 1
+        self.print_counters(each.steps)
+        self.print_steps(each.steps)
+        self._line(f"{self.words.step} += 1")
+        self.depth = 2
+
+
+def _before(begin: str) -> str:
+    return "-1" if begin == "0" else f"{begin} - 1"
+
+
+def _slot_count(ring: Ring) -> str:
+    if not ring.resident:
+        return "STAGES"
+    return "CONSUMERS" if ring.by_rows else "1"

@@ -1,0 +1,90 @@
+"""The names that only a warp-specialised kernel has: none meets a tile, an argument or another name.
+
+In: a `Specialised` kernel, its Triton spelling, the kernel's name. Out: `GluonNames`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from napkin.emit.triton.body import Spelling
+from napkin.schedule.names import RESERVED, Names
+from napkin.schedule.program import Dot, tiles_of, walk
+from napkin.schedule.warps import Specialised
+
+_FUNCTIONS = ("place", "produce", "consume")
+_COUNTERS = (
+    *("group", "groups", "tiles", "band", "whole", "behind", "consumer", "turn", "step"),
+    *("slot", "phase", "last_slot", "last_phase"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GluonNames:
+    """Functions, counters, rings with their barriers, stages of stores, layouts by dims.
+
+    `step` counts chunks and `turn` groups, over all that a block walks; `slot` and `phase` are a ring's
+    place for this chunk, `last_slot` and `last_phase` for the one before.
+    """
+
+    kernel: str
+    place: str
+    produce: str
+    consume: str
+    group: str
+    groups: str
+    tiles: str
+    band: str
+    whole: str
+    behind: str
+    consumer: str
+    turn: str
+    step: str
+    slot: str
+    phase: str
+    last_slot: str
+    last_phase: str
+    buffers: Mapping[str, str]
+    full: Mapping[str, str]
+    empty: Mapping[str, str]
+    stages: Mapping[str, str]
+    layouts: Mapping[tuple[str, ...], str]
+    row_layout: str
+
+
+def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
+    """Choose the names of a kernel that its module calls `name`."""
+    program = kernel.program
+    names = Names(RESERVED | _spelled(spelling) | {name, program.name} | _tiles(kernel))
+    function = {part: names.fresh(f"{program.name}_{part}") for part in _FUNCTIONS}
+    counter = {word: names.fresh(word) for word in _COUNTERS}
+    rings = [ring.name for ring in kernel.rings]
+    stems = {ring: ring.removesuffix("_buffer") for ring in rings}
+    results = [op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)]
+    return GluonNames(
+        kernel=name,
+        **function,
+        **counter,
+        buffers={ring: names.fresh(ring) for ring in rings},
+        full={ring: names.fresh(f"{stems[ring]}_full") for ring in rings},
+        empty={ring: names.fresh(f"{stems[ring]}_empty") for ring in rings},
+        stages={
+            each.store.array: names.fresh(f"{each.store.array.lower()}_stage")
+            for each in kernel.staged
+            if each.ring is None
+        },
+        layouts={
+            dims: names.fresh(f"LAYOUT_{'_'.join(dims).upper()}") for dims in dict.fromkeys(results)
+        },
+        row_layout=names.fresh(f"LAYOUT_{kernel.rows.upper()}"),
+    )
+
+
+def _spelled(spelling: Spelling) -> set[str]:
+    tables = (getattr(spelling, each.name) for each in fields(spelling))
+    return {name for table in tables for name in table.values()}
+
+
+def _tiles(kernel: Specialised) -> set[str]:
+    return {tile.name for tile in tiles_of(kernel.program.operations)}

@@ -1,0 +1,144 @@
+"""What a warp-specialised kernel has no way to do, and what its consumers' registers hold.
+
+In: a rotated Program and the axis whose rows are shared out. Out: a reason in words, or None; and the
+registers of a consumer's thread that tiles take.
+"""
+
+from __future__ import annotations
+
+from napkin.operators import Kind
+from napkin.schedule.count import extent, tile_bytes
+from napkin.schedule.liveness import reads, writes
+from napkin.schedule.program import (
+    Assign,
+    Dot,
+    EdgePosition,
+    Fill,
+    Fold,
+    Load,
+    Loop,
+    Operation,
+    Path,
+    Program,
+    Tile,
+    tiles_of,
+    walk,
+)
+
+OPERANDS = ("bf16", "fp16")  # what a contraction may take, and a store through shared memory give
+_NARROWEST = 16
+
+
+def find_obstacle(program: Program, rows: str) -> str | None:
+    """Return what of a rotated program this form has no way to do."""
+    dims = [dim for dim in program.dims if rows in dim.axes]
+    if not dims or dims[0].axes != (rows,):
+        return f"`{rows}` shares its tile's rows with another axis"
+    for op in walk(program.operations):
+        reason = _dot_obstacle(op, program, rows) if isinstance(op, Dot) else _obstacle(op, rows)
+        if reason is not None:
+            return reason
+    read = {_streamed(op) for op in program.operations if isinstance(op, Loop)}
+    if len(read) > 1:
+        return "the loops of the stream read different arrays"
+    return _use_obstacle(program) or _layout_obstacle(program, rows) or _bounds_obstacle(program)
+
+
+def _streamed(loop: Loop) -> tuple[str, ...]:
+    return tuple(op.array for op in loop.body if isinstance(op, Load) and op.buffer is not None)
+
+
+def _obstacle(op: Operation, rows: str) -> str | None:
+    if isinstance(op, Load) and op.tile.level == "shared" and op.path is not Path.DESCRIPTOR:
+        return f"`{op.array}` has no box that the copy engine could fetch"
+    if isinstance(op, Load) and op.buffer is not None and rows in op.tile.dims:
+        return f"`{op.array}` is streamed by rows"
+    if isinstance(op, Fold) and rows in op.over:
+        return f"`{rows}` is reduced in a tile"
+    if isinstance(op, Fill) and not op.tile.dims:
+        return "a state is a single number"
+    return None
+
+
+def _dot_obstacle(dot: Dot, program: Program, rows: str) -> str | None:
+    if dot.operand_type not in OPERANDS:
+        return f"a contraction over `{dot.over}` takes {dot.operand_type}"
+    if len(dot.tile.dims) != 2 or dot.tile.dims[0] != rows or dot.over == rows:
+        return f"the result of a contraction over `{dot.over}` is not rows by columns"
+    shared = shared_tiles(program)
+    right, left = shared.get(dot.right), shared.get(dot.left)
+    if right is None or len(right.dims) != 2 or rows in right.dims:
+        return f"the right side of a contraction over `{dot.over}` is computed"
+    if any(tile.storage != dot.operand_type for tile in (left, right) if tile is not None):
+        return f"a contraction over `{dot.over}` rounds what the copy engine fetched"
+    if min(program.dim(dot.over).extent, program.dim(dot.tile.dims[1]).extent) < _NARROWEST:
+        return f"a contraction over `{dot.over}` is under {_NARROWEST} wide"
+    return None
+
+
+def _use_obstacle(program: Program) -> str | None:
+    """Refuse a shared tile that is read element by element: a consumer reads them as matrices only."""
+    shared = set(shared_tiles(program))
+    for op in walk(program.operations):
+        found = shared & set(reads(op))
+        if found and not isinstance(op, Dot | Assign):
+            return f"`{min(found)}` is read by more than contractions"
+    return None
+
+
+def shared_tiles(program: Program) -> dict[str, Tile]:
+    """Return the tiles in shared memory by name, those carried over to the next chunk among them."""
+    made = (op for op in walk(program.operations) if isinstance(op, Load | Fill))
+    return {op.tile.name: op.tile for op in made if op.tile.level == "shared"}
+
+
+def _layout_obstacle(program: Program, rows: str) -> str | None:
+    """Refuse tiles that no contraction's result gives a place in registers."""
+    results = {op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)}
+    vectors = {rows, *(dims[1] for dims in results)}
+    for tile in tiles_of(program.operations):
+        known = tile.dims in results or (len(tile.dims) == 1 and tile.dims[0] in vectors)
+        if tile.dims and tile.level != "shared" and not known:
+            return f"no contraction lays out a tile over {', '.join(tile.dims)}"
+    return None
+
+
+def _bounds_obstacle(program: Program) -> str | None:
+    if any(isinstance(op, Load) for op in place_of(program)):
+        return "the stream's bounds are read from data"
+    return None
+
+
+def place_of(program: Program) -> tuple[Operation, ...]:
+    """Return what all warps compute of a group's place: the whole numbers that its loops' bounds need."""
+    first = next(i for i, op in enumerate(program.operations) if isinstance(op, Loop))
+    needed = {name for op in program.operations if isinstance(op, Loop) for name in reads(op)}
+    taken: list[Operation] = []
+    for op in reversed(program.operations[:first]):
+        if isinstance(op, EdgePosition) or writes(op) in needed:
+            taken.append(op)
+            needed |= set(reads(op))
+    return tuple(taken[::-1])
+
+
+def tile_registers(program: Program, consumers: int) -> int:
+    """Return the registers of a thread that tiles take: states, what is carried over, a chunk's scores."""
+    fills = [op.tile for op in program.operations if isinstance(op, Fill)]
+    held = sum(tile_bytes(t, program) for t in fills if len(t.dims) == 2 and t.level == "register")
+    states = {tile.name for tile in fills}
+    widest = max(
+        _chunk_bytes(program, op, states) for op in program.operations if isinstance(op, Loop)
+    )
+    return (held + widest) // (4 * 128 * consumers)
+
+
+def _chunk_bytes(program: Program, loop: Loop, states: set[str]) -> int:
+    """Return the bytes in registers at a chunk's widest moment; a mask takes a byte an element."""
+    scores = [op.tile for op in loop.body if isinstance(op, Dot) and op.tile.name not in states]
+    loads = [op.tile for op in loop.body if isinstance(op, Load) and op.tile.level == "register"]
+    masks = [tile for tile in tiles_of(loop.body) if tile.kind is Kind.BOOL]
+    return (
+        max((tile_bytes(tile, program) for tile in scores), default=0)
+        + sum(tile_bytes(tile, program) for tile in loads if len(tile.dims) == 2)
+        + max((extent(tile.dims, program) for tile in masks if len(tile.dims) == 2), default=0)
+    )

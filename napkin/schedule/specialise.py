@@ -1,0 +1,330 @@
+"""A kernel shared out between warps: one that copies, and warpgroups that compute, each a share of the rows.
+
+In: a `KernelPlan`. Out: a `Specialised` kernel, or the reason why there is none. It is everything that a
+warp-specialised kernel does, decided: its tiles, the rings that the producer fills and who empties them,
+the consumers' steps in order with their barriers and turns, registers, the stores that go through shared
+memory. The work of a group is the rotated Program (`rotate`), which the NumPy executor runs as well.
+
+The tiles: 64 rows a consumer, as one warpgroup's wgmma has them, and as many consumers as registers allow;
+128 keys a chunk, so that the contractions of a chunk are long against its barriers, halved until the
+accumulators, a chunk of scores and its rounded copy fit a consumer's registers, and two stages of every
+ring fit shared memory.
+
+It is not asked here whether this form is faster than the plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard
+
+from napkin.schedule.barriers import Await, Release, Slot, Step, with_barriers, with_turns
+from napkin.schedule.count import extent, tile_bytes
+from napkin.schedule.kernel import KernelPlan, storage_types
+from napkin.schedule.layout import (
+    MAX_DESCRIPTOR_EXTENT,
+    MAX_DESCRIPTOR_RANK,
+    MIN_DESCRIPTOR_BYTES,
+    TYPE_BYTES,
+    Tiling,
+    build_layout,
+)
+from napkin.schedule.liveness import reads
+from napkin.schedule.lower import lower
+from napkin.schedule.obstacles import OPERANDS, find_obstacle, place_of, tile_registers
+from napkin.schedule.program import (
+    Assign,
+    AxisRole,
+    Dot,
+    Fill,
+    Load,
+    Loop,
+    Operation,
+    Program,
+    Store,
+    walk,
+)
+from napkin.schedule.rotate import rotate
+from napkin.schedule.tilings import power_of_two
+from napkin.schedule.warps import Chunks, Ring, Specialised, Staged
+
+ROWS = 64  # of one consumer: a warpgroup's wgmma
+_SHAPES = ((3, 128), (2, 128), (2, 64), (2, 32))  # consumers, positions of a chunk: the best first
+_STAGES = 2
+_MAX_WHOLE = 256
+# Registers of a consumer's and the producer's threads, by the number of consumers; what addresses,
+# bounds and row values take of a consumer's beside tiles was read off compiled kernels.
+_REGISTERS = {3: (160, 32), 2: (240, 24)}
+_BESIDE_TILES = {3: 32, 2: 44}
+_BARRIER_BYTES = 1024
+_VECTOR_TYPES = ("bf16", "fp16", "fp32", "int32")
+
+
+def specialise(kernel: KernelPlan) -> Specialised | str:
+    """Return the warp-specialised form of a kernel, or in words why it has none."""
+    if not (kernel.machine.has("tma") and kernel.machine.has("wgmma")):
+        return f"{kernel.machine.name} has no copy engine or no warpgroup contractions"
+    rows = _row_axis(kernel)
+    if rows is None:
+        return "no tile of rows is shared by every contraction"
+    if dict(kernel.sizes)[rows] < ROWS:
+        return f"`{rows}` fills no consumer: it is {dict(kernel.sizes)[rows]} long"
+    reason = "no chunk is small enough"
+    for consumers, chunk in _SHAPES:
+        tiling = _tiling(kernel, rows, consumers * ROWS, chunk)
+        types = storage_types(kernel.derivation.diagram, kernel.dtype)
+        layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
+        program = lower(kernel.derivation, layout)
+        made = specialise_program(program, rows, consumers, kernel.machine.limits.shared_per_block)
+        if not isinstance(made, str):
+            return made
+        reason = made
+    return reason
+
+
+def _row_axis(kernel: KernelPlan) -> str | None:
+    """Return the grouped axis that every contraction's result has first."""
+    dots = [op for op in walk(kernel.program.operations) if isinstance(op, Dot)]
+    firsts = {op.tile.dims[0] for op in dots if op.tile.dims}
+    if len(firsts) != 1:
+        return None
+    axes = kernel.program.dim(firsts.pop()).axes
+    grouped = [axis for axis in axes if kernel.program.axis(axis).role is AxisRole.GROUP]
+    return grouped[-1] if grouped else None
+
+
+def _tiling(kernel: KernelPlan, rows: str, row_tile: int, chunk: int) -> Tiling:
+    """Return the tiling of this form: columns whole, all other grouped axes by 1."""
+    sizes = dict(kernel.sizes)
+    tiles: dict[str, int] = {}
+    whole: list[str] = []
+    split: list[str] = []
+    for each in kernel.layout.axes:
+        tile, role = each.tile, each.role
+        if each.axis == rows:
+            tile = row_tile
+        elif role is AxisRole.STREAM:
+            tile = min(chunk, max(16, power_of_two(sizes[each.axis])))
+        elif role is AxisRole.GROUP and tile > 1 and rows in _bundle(kernel, each.axis):
+            tile = 1
+        elif role is AxisRole.GROUP and tile > 1 and sizes[each.axis] <= _MAX_WHOLE:
+            role, tile = AxisRole.WHOLE, power_of_two(sizes[each.axis])
+        tiles[each.axis] = tile
+        whole += [each.axis] if role is AxisRole.WHOLE else []
+        split += [each.axis] if role is AxisRole.SPLIT else []
+    return Tiling(tuple(tiles.items()), tuple(whole), tuple(split), _STAGES, True)
+
+
+def _bundle(kernel: KernelPlan, axis: str) -> tuple[str, ...]:
+    return next((dim.axes for dim in kernel.layout.dims if axis in dim.axes), (axis,))
+
+
+# --- a program --------------------------------------------------------------------------------------
+
+
+def specialise_program(
+    program: Program, rows: str, consumers: int, shared_limit: int
+) -> Specialised | str:
+    """Return the warp-specialised form of a program with these tiles, or in words why it has none."""
+    rotated = rotate(program)
+    if isinstance(rotated, str):
+        return rotated
+    reason = find_obstacle(rotated, rows)
+    if reason is not None:
+        return reason
+    made = _Maker(rotated, rows, consumers).run(shared_limit)
+    if made.shared_bytes + _BARRIER_BYTES > shared_limit:
+        return f"the rings take {made.shared_bytes} bytes of shared memory"
+    words = tile_registers(rotated, consumers)
+    if words + _BESIDE_TILES[consumers] > made.registers[0]:
+        return f"the tiles of a consumer take {words} registers a thread"
+    return made
+
+
+def _buffer(load: Load) -> str:
+    """Return the name of a streamed load's ring."""
+    return load.buffer or f"{load.array.lower()}_buffer"
+
+
+def _is_shared(op: Operation) -> bool:
+    return isinstance(op, Load | Fill) and op.tile.level == "shared"
+
+
+# --- the parts --------------------------------------------------------------------------------------
+
+
+class _Maker:
+    def __init__(self, program: Program, rows: str, consumers: int) -> None:
+        self.program = program
+        self.rows = rows
+        self.consumers = consumers
+        places = [i for i, op in enumerate(program.operations) if isinstance(op, Loop)]
+        self.before = program.operations[: places[0]]
+        self.loops = [op for op in program.operations if isinstance(op, Loop)]
+        self.after = program.operations[places[-1] + 1 :]
+        self.vectors = self._vectors()
+
+    def _vectors(self) -> frozenset[str]:
+        """Return the arrays of which every chunk reads values of its positions, as boxes lie in memory."""
+        found = [
+            {op.array for op in loop.body if isinstance(op, Load) and self._is_vector(op, loop)}
+            for loop in self.loops
+        ]
+        return frozenset(set.intersection(*found))
+
+    def _is_vector(self, load: Load, loop: Loop) -> bool:
+        array, size = self.program.array(load.array), tile_bytes(load.tile, self.program)
+        plain = load.buffer is None and not any(load.gathered) and load.indices == array.axes
+        lies_so = load.tile.dims == (loop.axis,) and array.axes[-1] == loop.axis
+        fits = (
+            1 < len(array.axes) <= MAX_DESCRIPTOR_RANK
+            and size >= MIN_DESCRIPTOR_BYTES
+            and loop.step <= MAX_DESCRIPTOR_EXTENT
+        )
+        return plain and lies_so and fits and load.tile.storage in _VECTOR_TYPES
+
+    def _is_streamed(self, op: Operation) -> TypeGuard[Load]:
+        return isinstance(op, Load) and (op.buffer is not None or op.array in self.vectors)
+
+    def run(self, shared_limit: int) -> Specialised:
+        """Put the parts together."""
+        rings = self._rings()
+        slots = self._slots(rings)
+        staged = self._staged(rings, shared_limit)
+        place = place_of(self.program)
+        carried = {name for name, slot in slots.items() if slot.age}
+        chunks = tuple(
+            self._chunks(loop, slots, carried, is_single=number == 0)
+            for number, loop in enumerate(self.loops)
+        )
+        prelude, drain = self._ends(place, rings, staged, slots)
+        return Specialised(
+            self.program,
+            self.rows,
+            self.consumers,
+            rings,
+            staged,
+            tuple(slots.items()),
+            place,
+            prelude,
+            chunks,
+            drain,
+            _REGISTERS[self.consumers],
+        )
+
+    def _rings(self) -> tuple[Ring, ...]:
+        resident = [op for op in self.before if isinstance(op, Load) and op.tile.level == "shared"]
+        streamed = [op for op in self.loops[0].body if self._is_streamed(op)]
+        return (
+            *(self._ring(f"{op.tile.name}_buffer", op) for op in resident),
+            *(self._ring(_buffer(op), op) for op in streamed),
+        )
+
+    def _ring(self, name: str, load: Load) -> Ring:
+        by_rows = self.rows in load.tile.dims
+        resident = load in self.before
+        size = tile_bytes(load.tile, self.program)
+        if by_rows:
+            size //= self.consumers
+        slots = _STAGES + self._holds_two_chunks()
+        if resident:
+            slots = self.consumers if by_rows else 1
+        arrivals = 1 if by_rows else self.consumers
+        return Ring(name, load, slots, size, arrivals, resident, by_rows)
+
+    def _holds_two_chunks(self) -> bool:
+        """Return whether a chunk's tile is read at once and again in the next: a slot more is then in use."""
+        body = self.loops[-1].body
+        carried = {op.source for op in body if isinstance(op, Assign)}
+        streamed = {op.tile.name for op in body if self._is_streamed(op)}
+        read = {side for op in body if isinstance(op, Dot) for side in (op.left, op.right)}
+        return bool(carried & streamed & read)
+
+    def _slots(self, rings: Sequence[Ring]) -> dict[str, Slot]:
+        """Return the slot of every shared tile: as it is read in its own chunk, or in the next."""
+        found = {ring.load.tile.name: Slot(ring.name, 0) for ring in rings}
+        for loop in self.loops:
+            for op in loop.body:
+                if self._is_streamed(op):
+                    found[op.tile.name] = Slot(_buffer(op), 0)
+                if isinstance(op, Assign) and op.source in found:
+                    found[op.target] = Slot(found[op.source].ring, 1)
+        return found
+
+    def _chunks(
+        self, loop: Loop, slots: dict[str, Slot], carried: set[str], *, is_single: bool
+    ) -> Chunks:
+        streamed = {op.tile.name for op in loop.body if self._is_streamed(op)}
+        seen = {name: slots[name] for name in streamed | carried}
+        kept = {op.source for op in loop.body if isinstance(op, Assign) and op.target in carried}
+        steps = with_barriers(loop.body, seen, frozenset(kept))
+        return Chunks(loop, with_turns(steps), is_single)
+
+    def _ends(
+        self,
+        place: Sequence[Operation],
+        rings: Sequence[Ring],
+        staged: Sequence[Staged],
+        slots: dict[str, Slot],
+    ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+        """Return what a consumer does before the first chunk, and behind the last."""
+        prelude: list[Step] = [op for op in self.before if op not in place and not _is_shared(op)]
+        resident = [ring for ring in rings if ring.resident]
+        prelude += [Await(Slot(ring.name, 0)) for ring in resident]
+        carried = {name: slot for name, slot in slots.items() if slot.age}
+        drain = list(with_barriers(self.after, carried, frozenset()))
+        busy = {each.ring for each in staged} | self._read_behind(rings)
+        early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
+        late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
+        return tuple(prelude), (*early, *drain, *late)
+
+    def _read_behind(self, rings: Iterable[Ring]) -> set[str | None]:
+        read = {name for op in self.after for name in reads(op)}
+        return {ring.name for ring in rings if ring.load.tile.name in read}
+
+    # --- stores -----------------------------------------------------------------------------------
+
+    def _staged(self, rings: Sequence[Ring], shared_limit: int) -> tuple[Staged, ...]:
+        """Return the stores that travel by the copy engine, while shared memory lasts."""
+        found: list[Staged] = []
+        free = shared_limit - _BARRIER_BYTES
+        free -= sum(ring.slots * ring.slot_bytes for ring in rings)
+        left = [ring for ring in rings if ring.resident and ring.by_rows]
+        for op in self.after:
+            if not isinstance(op, Store) or not self._has_box(op):
+                continue
+            size = self._store_bytes(op)
+            ring = next((each for each in left if self._is_alike(each, op)), None)
+            if self.consumers * size <= free:
+                # Room of its own: the next group's rows arrive while this one's are still stored.
+                free -= self.consumers * size
+                found.append(Staged(op, None, size))
+            elif ring is not None:
+                left.remove(ring)
+                found.append(Staged(op, ring.name, size))
+        return tuple(found)
+
+    def _has_box(self, store: Store) -> bool:
+        """Return whether a consumer's rows of an output are a box whose rows the copy engine can take."""
+        array = self.program.array(store.array)
+        tiles = [self.program.axis(axis) for axis in array.axes]
+        dims = tuple(tile.dim for tile in tiles if tile.dim is not None)
+        if dims != store.source_dims or len(dims) != 2 or dims[0] != self.rows:
+            return False
+        last, size = tiles[-1], TYPE_BYTES[array.dtype]
+        if last.dim != dims[1] or last.size is None or last.size * size % 16:
+            return False
+        return len(tiles) <= 5 and array.dtype in OPERANDS and last.tile <= _MAX_WHOLE
+
+    def _store_bytes(self, store: Store) -> int:
+        size = TYPE_BYTES[self.program.array(store.array).dtype]
+        return extent(store.source_dims, self.program) * size // self.consumers
+
+    def _is_alike(self, ring: Ring, store: Store) -> bool:
+        """Return whether a slot holds tiles of the store's shape and type."""
+        array = self.program.array(store.array)
+        shape, other = (
+            [self.program.dim(dim).extent for dim in dims]
+            for dims in (ring.load.tile.dims, store.source_dims)
+        )
+        return shape == other and ring.load.tile.storage == array.dtype

@@ -1,0 +1,86 @@
+"""What the warps of a specialised kernel do: rings, stores through shared memory, a consumer's steps.
+
+The value between `specialise`, which makes it, and the emitters, which print it. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napkin.schedule.barriers import Slot, Step
+from napkin.schedule.program import Load, Loop, Operation, Program, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Slots of shared memory that the producer fills and consumers empty, a full and an empty barrier each.
+
+    One is filled every chunk, in turn; or, if `resident`, all once a group. `by_rows` gives every
+    consumer a slot of its own rows. `arrivals` are the consumers that empty a slot. Contractions read
+    matrices from their slots; values of a chunk's positions (`is_vector`) are read into registers.
+    """
+
+    name: str
+    load: Load
+    slots: int
+    slot_bytes: int
+    arrivals: int
+    resident: bool
+    by_rows: bool
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether consumers read a slot into registers."""
+        return self.load.tile.level == "register"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A store through shared memory: in a resident ring's slot that is read no more, or in its own."""
+
+    store: Store
+    ring: str | None
+    slot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """A loop over chunks, or one chunk alone, with a consumer's steps."""
+
+    loop: Loop
+    steps: tuple[Step, ...]
+    is_single: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Specialised:
+    """A warp-specialised kernel. Every block walks groups in turn, `grid` giving their order.
+
+    `place` is done by all warps for every group. The producer fills the resident rings, and the others
+    once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`. `slots` gives the slot of every
+    shared tile by name.
+    """
+
+    program: Program
+    rows: str
+    consumers: int
+    rings: tuple[Ring, ...]
+    staged: tuple[Staged, ...]
+    slots: tuple[tuple[str, Slot], ...]
+    place: tuple[Operation, ...]
+    prelude: tuple[Step, ...]
+    chunks: tuple[Chunks, ...]
+    drain: tuple[Step, ...]
+    registers: tuple[int, int]
+
+    @property
+    def shared_bytes(self) -> int:
+        """The shared memory of a block, without barriers."""
+        rings = sum(ring.slots * ring.slot_bytes for ring in self.rings)
+        own = sum(each.slot_bytes for each in self.staged if each.ring is None)
+        return rings + self.consumers * own
+
+    @property
+    def stages(self) -> int:
+        """The slots of a ring that is filled every chunk."""
+        return max(ring.slots for ring in self.rings if not ring.resident)

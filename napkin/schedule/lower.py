@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 from napkin.algebra.derive import Derivation
 from napkin.algebra.masks import Bounds, interval
@@ -37,27 +36,23 @@ from napkin.diagram import (
 )
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
 from napkin.schedule.layout import Layout
+from napkin.schedule.loads import Loads
 from napkin.schedule.products import Products
 from napkin.schedule.program import (
-    Array,
     Assign,
     AxisRole,
     AxisTile,
-    Buffer,
     Compute,
     EdgePosition,
     Fill,
     Length,
     Literal,
-    Load,
     Loop,
     Operand,
     Operation,
-    Path,
     Positions,
     Program,
     Region,
-    Role,
     Store,
     Tile,
     tiles_of,
@@ -80,7 +75,7 @@ class _Lowering:
         self.axes: dict[str, AxisTile] = {each.axis: each for each in layout.axes}
         self.table = TileTable(layout, (each.name for each in self.diagram.arguments))
         self.products = Products(self.graph, layout, self.table, self._value)
-        self.buffers: list[Buffer] = []
+        self.loads = Loads(layout, self.table)
         self.prologue = Scope(runs_first=True)
         self.tail = Scope()  # also what lies between passes: the states are final there
         self.body: Scope | None = None
@@ -113,7 +108,7 @@ class _Lowering:
             self.layout.dims,
             self.layout.grid,
             self._descending(),
-            tuple(self.buffers),
+            tuple(self.loads.buffers),
             operations,
         )
 
@@ -399,46 +394,12 @@ class _Lowering:
     def _emit_load(
         self, name: str, indices: tuple[str, ...], gathered: tuple[bool, ...], scope: Scope
     ) -> str:
-        array = next(each for each in self.layout.arrays if each.name == name)
-        dims: dict[str, None] = {}
-        for index, is_tile in zip(indices, gathered, strict=True):
-            dims |= dict.fromkeys(self.table[index].dims if is_tile else self.table.dims((index,)))
-        axes = [
-            axis
-            for index, is_tile in zip(indices, gathered, strict=True)
-            for axis in (self._carried(index) if is_tile else (index,))
-        ]
-        masked = tuple(axis for axis in dict.fromkeys(axes) if self._may_pass_end(axis))
-        streamed = scope is not self.prologue and scope is not self.tail
-        path = self.layout.path(array, indices, gathered)
-        level = "shared" if name in self.layout.shared else "register"
-        tile = self.table.make(
-            self.table.fresh(scope, name.lower()), tuple(dims), array.kind, array.dtype, level
-        )
-        buffer = self._buffer(array, tile) if streamed and level == "shared" else None
-        role = Role.PRODUCER if path is Path.DESCRIPTOR else Role.CONSUMER
-        scope.operations.append(Load(tile, name, indices, gathered, masked, path, role, buffer))
-        return tile.name
+        streamed = not self._is_outside(scope)
+        full = self._in_full_region()
+        return self.loads.load(name, indices, gathered, scope, streamed=streamed, full=full)
 
-    def _carried(self, tile: str) -> tuple[str, ...]:
-        """Return the axes of a tile's dims: past their ends its positions mean nothing."""
-        dims = [each for each in self.layout.dims if each.name in self.table[tile].dims]
-        return tuple(axis for dim in dims for axis in dim.axes)
-
-    def _buffer(self, array: Array, tile: Tile) -> str:
-        name = f"{array.name.lower()}_buffer"
-        if all(each.name != name for each in self.buffers):
-            size = prod(self.table.extent(dim) for dim in tile.dims) * self.layout.bytes_of(
-                array.dtype
-            )
-            self.buffers.append(Buffer(name, array.name, size, self.layout.stages))
-        return name
-
-    def _may_pass_end(self, axis: str) -> bool:
-        tile = self.axes[axis]
-        if tile.dim is None or tile.is_exact:
-            return False
-        return not (tile.role is AxisRole.STREAM and self.region is Region.FULL and self.body)
+    def _in_full_region(self) -> bool:
+        return self.body is not None and self.region is Region.FULL
 
     # --- reductions -------------------------------------------------------------------------------
 
@@ -485,7 +446,8 @@ class _Lowering:
     def _store(self, number: int, box: int, scope: Scope) -> None:
         output = self.layout.outputs[number]
         value = self._value(box, self.diagram.outputs[number].name.lower())
-        masked = tuple(axis for axis in output.axes if self._may_pass_end(axis))
+        full = self._in_full_region()
+        masked = tuple(axis for axis in output.axes if self.loads.may_pass_end(axis, full=full))
         path = self.layout.path(output, output.axes, tuple(False for _ in output.axes))
         scope.operations.append(Store(output.name, value, self.table.dims_of(value), masked, path))
 

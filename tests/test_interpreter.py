@@ -28,7 +28,7 @@ ROWS_THAT_SEE_NOTHING = {
     "rows that see nothing, long": [0, 1, 2],
     "-inf in a bias": [1, 36],
 }
-RANDOM_RUNS = 150  # of diagrams in each of two processes
+RANDOM_RUNS = 105  # of diagrams in each of two processes
 
 
 def interpreted(tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_hostile_names_are_only_names(tmp_path: Path) -> None:
         assert each["unlike"] == 0, each
 
 
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("first", [0, 3])
 def test_random_diagrams_give_what_the_reference_gives(tmp_path: Path, first: int) -> None:
     (found,) = interpreted(tmp_path, "random", str(first), str(RANDOM_RUNS))
     # The rest have a contraction of operands with three tiled axes, which a kernel can't hold.

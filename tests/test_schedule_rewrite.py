@@ -10,6 +10,7 @@ from napkin.diagram import Graph
 from napkin.emit.triton import emit_triton
 from napkin.emit.triton.body import running_on
 from napkin.operators import POINTWISE
+from napkin.schedule.execute import execute
 from napkin.schedule.program import Compute, Loop, Program, walk
 from napkin.schedule.rewrite import row_term
 
@@ -100,3 +101,19 @@ def test_a_sum_whose_operand_is_made_anew_is_waited_for(product: str, waits: boo
 def test_what_waits_for_another_contraction_needs_no_second_wait() -> None:
     program = program_of("S", "unused: float")
     assert not any(running_on(loop) for loop in loops_of(program))
+
+
+def test_an_empty_state_survives_a_factor_that_grows() -> None:
+    text = (
+        "diagram f(G[d], A[x d]) -> Y[x d]\n"
+        "    S[d] = l2norm[d](1 / softmax[d](G))\n"
+        "    Y[x d] = exp(mean[d](S) - A)\n\nsizes x=16 d=10\n"
+    )
+    program = parse(text).plan("ampere").kernels[0].program
+    generator = np.random.default_rng(3)
+    given = {"G": generator.standard_normal(10), "A": generator.standard_normal((16, 10))}
+    found = execute(program, given, {}, {"x": 16, "d": 10}).outputs["Y"]
+    weights = np.exp(given["G"] - given["G"].max())
+    turned = weights.sum() / weights
+    mean = (turned / np.linalg.norm(turned)).mean()
+    assert np.allclose(found, np.exp(mean - given["A"]), rtol=1e-2)

@@ -6,9 +6,19 @@ argument has an upper bound. Both are decided here, conservatively: False means 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import isinf
 
-from napkin.diagram import Constant, Graph, Index, Pointwise, Reduce, Size
+from napkin.diagram import (
+    Constant,
+    Graph,
+    Index,
+    Pointwise,
+    Reduce,
+    Size,
+    State,
+    topological,
+)
 from napkin.operators import Kind
 
 _POSITIVE_RANGE = {"exp", "exp2", "sigmoid"}
@@ -83,5 +93,53 @@ def is_bounded_above(graph: Graph, each: int) -> bool:
             if _is_at_least(graph, right, left):
                 return True
             return is_bounded_above(graph, left) and is_nonnegative(graph, right)
+        case _:
+            return False
+
+
+_MAY_BE_INFINITE = {"exp", "exp2", "div", "rsqrt", "log", "log2", "pow"}
+
+
+def is_finite_move(graph: Graph, factor: int, maxima: Collection[str]) -> bool:
+    """Return whether a factor that moves a state can be shown to be finite, an empty state's included."""
+    boxes = (graph[each] for each in topological(graph, [factor]))
+    risky = any(isinstance(box, Pointwise) and box.operator in _MAY_BE_INFINITE for box in boxes)
+    return not risky or is_rescaling(graph, factor, maxima)
+
+
+def is_rescaling(graph: Graph, factor: int, maxima: Collection[str]) -> bool:
+    """Return whether a factor that moves a state is an exponential that can be shown to be <= 1.
+
+    exp(f(m_old) - f(m_new)) is, where f grows with a maximum m: it never shrinks. At the first chunk such a
+    factor is 0 and no infinity, which 0 times the empty state would not survive.
+    """
+    box = graph[factor]
+    if not isinstance(box, Pointwise) or box.operator not in ("exp", "exp2"):
+        return False
+    exponent = graph[box.operands[0]]
+    if not isinstance(exponent, Pointwise) or exponent.operator != "sub":
+        return False
+    old, new = exponent.operands
+    return _are_versions(graph, old, new, maxima)
+
+
+def _are_versions(graph: Graph, old: int, new: int, maxima: Collection[str]) -> bool:
+    """Return whether two boxes are one growing function of maxima, of the old ones and of the new ones."""
+    one, other = graph[old], graph[new]
+    if isinstance(one, State) and isinstance(other, State):
+        versions = (one.version, other.version) == ("old", "new")
+        return one.name == other.name and one.name in maxima and versions
+    if old == new:
+        return True
+    match one, other:
+        case Pointwise(operator="max2" | "min2" | "add"), Pointwise() if (
+            one.operator == other.operator
+        ):
+            both = zip(one.operands, other.operands, strict=True)
+            return all(_are_versions(graph, a, b, maxima) for a, b in both)
+        case Pointwise(operator="mul"), Pointwise(operator="mul"):
+            pairs = tuple(zip(one.operands, other.operands, strict=True))
+            grows = all(a != b or is_nonnegative(graph, a) for a, b in pairs)
+            return grows and all(_are_versions(graph, a, b, maxima) for a, b in pairs)
         case _:
             return False

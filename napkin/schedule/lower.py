@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from napkin.algebra.derive import Derivation
 from napkin.algebra.masks import Bounds, interval
+from napkin.algebra.signs import is_finite_move
 from napkin.algebra.states import Accumulator, Pass, Stream
 from napkin.diagram import (
     SCALAR_TYPES,
@@ -218,6 +219,8 @@ class _Lowering:
             factor = self._value(term.factor, "rescale")
             tile = self.table.make(self.table.fresh(self.body, f"{state}_moved"), dims, each.kind)
             self.body.operations.append(Compute(tile, "mul", (source, factor)))
+            if not is_finite_move(self.graph, term.factor, self._maxima()):
+                self._keep_empty(source, tile)
             terms.append(tile.name)
         total = terms[0]
         for other in terms[1:]:
@@ -225,6 +228,19 @@ class _Lowering:
             self.body.operations.append(Compute(tile, "add", (total, other)))
             total = tile.name
         return total
+
+    def _keep_empty(self, source: str, moved: Tile) -> None:
+        """Leave an empty state 0 where the factor that moves it may be infinite at the first chunk."""
+        assert self.body is not None
+        empty = self.table.make(self.table.fresh(self.body, "empty"), moved.dims, Kind.BOOL)
+        self.body.operations.append(Compute(empty, "eq", (source, Literal(0.0))))
+        kept = (empty.name, Literal(0.0), moved.name)
+        self.body.operations.append(Compute(moved, "where", kept))
+
+    def _maxima(self) -> frozenset[str]:
+        stream = self.derivation.stream
+        found = stream.accumulators if stream else ()
+        return frozenset(each.name for each in found if each.operator == "max")
 
     # --- boxes ------------------------------------------------------------------------------------
 

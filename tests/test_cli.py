@@ -132,6 +132,20 @@ def test_the_block_that_plan_prints_fixes_the_same_plan(tmp_path: Path, capsys: 
     path = tmp_path / "fixed.napkin"
     path.write_text(Path(ATTENTION).read_text(encoding="utf-8") + block, encoding="utf-8")
     assert status_of("plan", str(path), "--machine", "hopper") == 0
+    fixed = capsys.readouterr().out
+    assert "plain loop: its `on` block fixes the plain loop's tiles" in fixed
+    assert fixed.endswith(block)
+
+
+def test_on_ampere_the_block_that_plan_prints_fixes_the_same_plan(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    assert status_of("plan", ATTENTION, "--machine", "a100") == 0
+    first = capsys.readouterr().out
+    path = tmp_path / "fixed.napkin"
+    text = Path(ATTENTION).read_text(encoding="utf-8") + first[first.index("\non ") :]
+    path.write_text(text, encoding="utf-8")
+    assert status_of("plan", str(path), "--machine", "a100") == 0
     assert capsys.readouterr().out == first
 
 
@@ -334,5 +348,9 @@ def test_a_reader_that_goes_away_is_no_noise() -> None:
 def test_verify_runs_the_kernel_without_a_gpu(tmp_path: Path) -> None:
     done = run("verify", ATTENTION, "--machine", "hopper", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "O: relative error" in done.stdout
-    assert ": ok" in done.stdout
+    assert (
+        "on the CPU the plain form runs; the warp-specialised one needs a Hopper GPU" in done.stdout
+    )
+    for what in ("O", "O, by the warp-specialised program in NumPy"):
+        (line,) = [each for each in done.stdout.splitlines() if f"  {what}: relative error" in each]
+        assert line.endswith(": ok")

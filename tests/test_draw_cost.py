@@ -79,7 +79,7 @@ def test_the_parts_of_a_prediction_add_up() -> None:
     for name in _EXAMPLES:
         view = cost_view(plan_of(name))
         assert sum(each.seconds for each in view.parts) == pytest.approx(
-            plan_of(name).kernels[0].prediction.seconds, rel=0.02
+            plan_of(name).kernels[0].expected.seconds, rel=0.02
         )
 
 

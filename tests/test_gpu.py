@@ -6,6 +6,7 @@ several tiles, and odd lengths are tried as well.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,22 @@ def test_kernel_is_right_at_its_own_sizes(path: Path, dtype: str) -> None:
     from napkin.runtime.gpus import machine_at_hand
     from napkin.runtime.verify import verify
 
-    found = verify(load(path).plan(machine_at_hand().name, dtype=dtype))
+    plan = load(path).plan(machine_at_hand().name, dtype=dtype)
+    found = verify(plan)
+    assert found.passed, str(found)
+    has_form = any(each.form is not None for each in plan.kernels)
+    assert found.form == ("the warp-specialised form" if has_form else "")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_plain_loop_of_a_warp_specialised_kernel_is_right(path: Path) -> None:
+    from napkin.runtime.gpus import machine_at_hand
+    from napkin.runtime.verify import _few_tiles, verify
+
+    plan = load(path).plan(machine_at_hand().name)
+    if plan.plain == plan:
+        pytest.skip("it is a plain loop already")
+    found = verify(plan.plain, sizes=_few_tiles(plan, {})[0])
     assert found.passed, str(found)
 
 
@@ -49,6 +65,50 @@ def test_head_sizes_of_every_width_are_right(name: str, key: int, value: int) ->
     plan = load(EXAMPLES[0].with_stem(name)).plan(machine_at_hand().name, sizes=sizes)
     found = verify(plan, sizes=sizes)
     assert found.passed, str(found)
+
+
+@pytest.mark.parametrize("name", ["attention", "causal"])
+@pytest.mark.parametrize(
+    ("key", "value"), [(16, 16), (32, 64), (64, 32), (80, 80), (96, 96), (192, 128)]
+)
+def test_head_sizes_of_every_width_are_right_warp_specialised(
+    name: str, key: int, value: int
+) -> None:
+    from napkin.runtime.gpus import machine_at_hand
+    from napkin.runtime.verify import verify
+    from napkin.schedule.form import find_form
+
+    # So short, plain loops are predicted to be as fast: the form is put in by hand.
+    sizes = {"b": 2, "h": 3, "q": 333, "x": 333, "d": key, "v": value}
+    plan = load(EXAMPLES[0].with_stem(name)).plan(machine_at_hand().name, sizes=sizes)
+    (kernel,) = plan.kernels
+    form = find_form(kernel)
+    if isinstance(form, str):
+        pytest.skip(form)
+    plan = replace(plan, kernels=(replace(kernel, form=form),))
+    found = verify(plan, sizes=sizes)
+    assert found.form == "the warp-specialised form"
+    assert found.passed, str(found)
+
+
+def test_tensors_that_lie_otherwise_or_are_empty_give_the_same() -> None:
+    import torch
+
+    kernel = load(EXAMPLES[0].with_stem("attention")).compile()
+    for size in (128, 64):
+        q, k, v = (
+            torch.randn(2, rows, 3, size, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+            for rows in (333, 200, 200)
+        )
+        found = kernel(q, k, v)
+        assert torch.equal(found, kernel(q.contiguous(), k.contiguous(), v.contiguous()))
+        wanted = torch.nn.functional.scaled_dot_product_attention(
+            q.double(), k.double(), v.double()
+        )
+        assert float((found.double() - wanted).norm() / wanted.norm()) < 1e-2
+        odd = [each[..., 1:, :][..., : size - 8] for each in (q, k, v)]
+        assert torch.equal(kernel(*odd), kernel(*(each.contiguous() for each in odd)))
+        assert kernel(q[:0], k[:0], v[:0]).shape == (0, 3, 333, size)
 
 
 def test_a_plan_for_ampere_runs_on_a_newer_gpu() -> None:

@@ -104,8 +104,8 @@ def test_registers_are_shared_out_and_fewer_than_predicted_with_addresses() -> N
 def test_a_plan_s_cost_shows_its_tables() -> None:
     plan = plan_of("attention")
     shown = show_cost(plan, cost_of(plan))
-    assert "configuration: a warpgroup of 128 threads holds" in shown
-    assert "throughput: a thread's part of a step" in shown
+    assert "configuration of the plain loop: a warpgroup of 128 threads holds" in shown
+    assert "throughput of the plain loop: a thread's part of a step" in shown
     assert "memory binds below 295.4" in shown
     assert shown == show_cost(plan, cost_of(plan))
     narrow = plan_of("attention", "ampere")

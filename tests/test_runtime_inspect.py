@@ -26,6 +26,19 @@ def test_attention_uses_the_tensor_core_and_spills_nothing(machine: str, tensor_
     assert found.resources.warnings == ()
 
 
+def test_a_warp_specialised_kernel_takes_what_its_plan_said() -> None:
+    plan = load(EXAMPLES / "attention.napkin").plan("hopper")
+    (found,) = inspect_plan(plan)
+    said = plan.kernels[0].expected
+    assert found.prediction == said
+    assert found.resources.registers == said.registers == 168
+    assert 0 <= found.resources.shared_bytes - said.shared_bytes <= 1024
+    assert found.resources.instructions["USETMAXREG"] > 0
+    (plain,) = inspect_plan(plan.plain)
+    assert plain.prediction == plan.kernels[0].prediction
+    assert plain.resources.instructions["USETMAXREG"] == 0
+
+
 @pytest.mark.parametrize("machine", ["hopper", "a100"])
 def test_matmul_fits_in_what_its_plan_said(machine: str) -> None:
     plan = load(EXAMPLES / "matmul.napkin").plan(machine)

@@ -50,7 +50,7 @@ def cost_view(
 
     `scalars` are the values of scalar arguments that a loop's bounds depend on, such as a window.
     """
-    counted = [totals(each.program, dict(each.sizes), scalars) for each in plan.kernels]
+    counted = [totals(each.printed, dict(each.sizes), scalars) for each in plan.kernels]
     bars = _mark_binding((*_pipeline_bars(plan, counted), *_memory_bars(plan, counted)))
     label = f"the planner's prediction, bound by {plan.bound_by}"
     name = "whole kernel" if len(plan.kernels) == 1 else f"all {len(plan.kernels)} kernels"
@@ -94,11 +94,11 @@ def read_measured(text: str, name: str) -> tuple[Measured, ...]:
 def _part_bars(plan: Plan) -> tuple[CostBar, ...]:
     """Return what the predicted time of the longest kernel is made of, the shares that show."""
     kernel = longest(plan)
-    whole = kernel.prediction.seconds
+    whole = kernel.expected.seconds
     of = f" of {kernel.name}" if len(plan.kernels) > 1 else ""
     return tuple(
         CostBar(name, seconds, f"{seconds / whole:.0%}", False, f"the prediction{of}")
-        for name, seconds in kernel.prediction.parts
+        for name, seconds in kernel.expected.parts
         if seconds > _LEAST_SHARE * whole
     )
 
@@ -178,7 +178,9 @@ def _mark_binding(bars: Sequence[CostBar]) -> tuple[CostBar, ...]:
 
 
 def _plan_rows(plan: KernelPlan, counted: Totals) -> tuple[tuple[str, str], ...]:
-    program, limits, prediction = plan.program, plan.machine.limits, plan.prediction
+    program, limits, prediction = plan.printed, plan.machine.limits, plan.expected
+    warps = plan.warps if plan.form is None else plan.form.warps.warps
+    stages = plan.stages if plan.form is None else plan.form.warps.stages
     moved: dict[str, int] = {}
     for each in counted.transfers:
         moved[each.array] = moved.get(each.array, 0) + each.bytes
@@ -188,7 +190,7 @@ def _plan_rows(plan: KernelPlan, counted: Totals) -> tuple[tuple[str, str], ...]
             "groups",
             f"{multiplicity(program).number(dict(plan.sizes)):,}, on {plan.machine.units} units",
         ),
-        ("block", f"{_count(plan.warps, 'warp')}, {_count(plan.stages, 'stage')}"),
+        ("block", f"{_count(warps, 'warp')}, {_count(stages, 'stage')}"),
         ("shared memory", _of(prediction.shared_bytes, limits.shared_per_block, "bytes a block")),
         ("registers", _of(prediction.registers, limits.registers_per_thread, "a thread")),
         ("moved", ", ".join(f"{name} {in_units(size, 'B')}" for name, size in moved.items())),

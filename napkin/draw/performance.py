@@ -108,6 +108,11 @@ def rivals_of(plan: Plan) -> tuple[Rival, ...]:
     """Return the plan beside the next best of its longest kernel, and the one kernel that it cut."""
     kernel = longest(plan)
     found = [Rival("this plan", kernel.prediction.seconds, _describe(kernel))]
+    if kernel.form is not None:
+        found = [
+            Rival("this plan", kernel.expected.seconds, "warp-specialised"),
+            replace(found[0], name="plain loop"),
+        ]
     ranking = rank_kernels(kernel.derivation, plan.machine, dict(kernel.sizes), kernel.dtype)
     own = _tiles(kernel)
     other = next((each for each in ranking.kernels if _tiles(each) != own), None)

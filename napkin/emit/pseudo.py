@@ -25,7 +25,7 @@ from napkin.emit.table import Row, aligned, figures, formulas, table
 from napkin.language.errors import InternalError
 from napkin.schedule.count import columns, stored_dims, tile_bytes
 from napkin.schedule.liveness import reads, tiles_in
-from napkin.schedule.plan import Plan
+from napkin.schedule.plan import KernelPlan, Plan
 from napkin.schedule.program import (
     Array,
     Assign,
@@ -38,7 +38,7 @@ from napkin.schedule.program import (
     Store,
     Tile,
 )
-from napkin.schedule.show import cut_lines
+from napkin.schedule.show import cut_lines, form_line
 
 _KINDS = {Define: "compute", EdgePosition: "edge"}
 _GAP = 3  # blanks between a line of pseudocode and its label
@@ -95,12 +95,18 @@ class CutView:
 
 def pseudo_of_plan(plan: Plan) -> str:
     """Return a plan's kernels as pseudocode; of several, first how the diagram was cut."""
-    kernels = tuple(pseudo(each.program, each.derivation) for each in plan.kernels)
+    kernels = tuple(_with_form(each) for each in plan.kernels)
     if len(kernels) == 1:
         return kernels[0]
     title = f"{plan.diagram.name} on {plan.machine.name}, {plan.dtype}"
     view = CutView(title, tuple(cut_lines(plan)), kernels)
     return render("pseudo/cut.txt.jinja", view=view)
+
+
+def _with_form(kernel: KernelPlan) -> str:
+    """Return a kernel's plain loop as pseudocode, and which form of it is printed."""
+    text = pseudo(kernel.program, kernel.derivation)
+    return f"{text}\n{form_line(kernel)}\n" if kernel.why else text
 
 
 def pseudo(program: Program, derivation: Derivation) -> str:

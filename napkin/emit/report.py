@@ -30,6 +30,7 @@ def show_cost(plan: Plan, cost: Cost) -> str:
     lines = [str(cost)]
     for number, kernel in enumerate(plan.kernels, 1):
         which = f" of kernel {number}" if len(plan.kernels) > 1 else ""
+        which += "" if kernel.form is None else " of the plain loop"
         configuration = configuration_of(kernel)
         throughput = throughput_of(kernel)
         lines += ["", *configuration_lines(configuration, which)]

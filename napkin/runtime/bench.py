@@ -19,7 +19,7 @@ import torch
 from napkin.algebra.derive import derive
 from napkin.language.errors import Diagnostic, NapkinError
 from napkin.runtime.data import axis_lengths, random_arguments
-from napkin.runtime.gpus import runs_on
+from napkin.runtime.gpus import runnable, runs_on
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.peers import Contender
 from napkin.schedule.flops import contraction_flops
@@ -117,6 +117,7 @@ def measure(plan: Plan, contenders: Sequence[Contender] = (), *, seed: int = 0) 
     if not runs_on(plan.machine, device):
         message = f"a kernel for {plan.machine.name} does not run on `{name}`"
         raise NapkinError([Diagnostic("N606", message, help="leave --machine out")])
+    plan = runnable(plan, device)
     diagram = plan.diagram
     sizes = axis_lengths(diagram, dict(plan.sizes))
     arguments = random_arguments(diagram, sizes, dtype=plan.dtype, device=device, seed=seed)

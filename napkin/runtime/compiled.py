@@ -24,7 +24,7 @@ from napkin.language.errors import Diagnostic, NapkinError
 from napkin.machine import Machine
 from napkin.operators import Kind
 from napkin.runtime.data import STORAGE_NAMES, TORCH_TYPES, Value
-from napkin.runtime.gpus import machine_at_hand, machine_of, runs_on
+from napkin.runtime.gpus import machine_at_hand, machine_of, runnable, runs_on
 from napkin.runtime.kernels import Entry, kernel_source, load_kernel
 from napkin.runtime.reference import torch_reference
 from napkin.schedule.cost import Cost, cost_of
@@ -135,12 +135,13 @@ def _plan(call: _Call, machine: Machine) -> Plan:
     sizes = dict(call.sizes) | dict(call.diagram.sizes)
     sizes |= {axis: call.sizes[axis] for axis in derivation.inner}
     for _ in range(_ATTEMPTS):
-        plan = make_plan(derivation, machine, sizes=sizes, dtype=call.dtype)
+        plan = runnable(make_plan(derivation, machine, sizes=sizes, dtype=call.dtype), call.device)
         misfits = _misfits(plan, call.sizes)
         if not misfits:
             return plan
         sizes |= {axis: call.sizes[axis] for axis in misfits}
-    return make_plan(derivation, machine, sizes=call.sizes, dtype=call.dtype)
+    plan = make_plan(derivation, machine, sizes=call.sizes, dtype=call.dtype)
+    return runnable(plan, call.device)
 
 
 def _misfits(plan: Plan, sizes: Mapping[str, int]) -> list[str]:
@@ -148,7 +149,7 @@ def _misfits(plan: Plan, sizes: Mapping[str, int]) -> list[str]:
     return [
         each.axis
         for kernel in plan.kernels
-        for each in kernel.program.axes
+        for each in kernel.printed.axes
         if each.size is not None and each.size != sizes[each.axis]
     ]
 

@@ -1,17 +1,22 @@
-"""Which machine description fits the GPU at hand.
+"""Which machine description fits the GPU at hand, and which form of a plan's kernels runs on it.
 
 In: a torch device. Out: a `Machine` whose instructions and shared memory the GPU has, the very one
-where its name says so. Without a GPU, Hopper: the machine that kernels are made for ahead of time.
+where its name says so. Without a GPU, Hopper: the machine that kernels are made for ahead of time. Of a
+plan: the plan as the device can run it.
 """
 
 from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from napkin.language.errors import Diagnostic, NapkinError
 from napkin.machine import Machine, load_machine, machine_names
+from napkin.schedule.plan import Plan
 
 _WITHOUT_GPU = "hopper"
+_GLUON = "3.6."  # the releases of triton whose Gluon has the names that the emitter calls
 
 
 def machine_at_hand() -> Machine:
@@ -51,3 +56,22 @@ def runs_on(machine: Machine, device: torch.device) -> bool:
     shared = getattr(found, "shared_memory_per_block_optin", machine.limits.shared_per_block)
     enough = shared >= machine.limits.shared_per_block
     return 10 * found.major + found.minor >= machine.capability and enough
+
+
+def runnable(plan: Plan, device: torch.device) -> Plan:
+    """Return the plan as a device can run it: with warp-specialised kernels, or with plain loops alone.
+
+    Plain loops run on newer GPUs and in Triton's interpreter; the instructions of warp-specialised ones are
+    those of one architecture, and Triton renames what they call from release to release.
+    """
+    if device.type != "cuda" or not _has_gluon():
+        return plan.plain
+    major, minor = torch.cuda.get_device_capability(device)
+    return plan if 10 * major + minor == plan.machine.capability else plan.plain
+
+
+def _has_gluon() -> bool:
+    try:
+        return version("triton").startswith(_GLUON)
+    except PackageNotFoundError:
+        return False

@@ -19,7 +19,8 @@ from pathlib import Path
 from napkin.emit.gluon import emit_gluon, functions_of
 from napkin.emit.gluon.entry import WARPS, shared_layout
 from napkin.emit.gluon.functions import Box, ModuleText
-from napkin.emit.triton import emit_triton, entry_name, kernel_names
+from napkin.emit.module import emit_module
+from napkin.emit.triton import entry_name, kernel_names
 from napkin.emit.triton.body import print_kernel, spell
 from napkin.language.errors import InternalError
 from napkin.runtime.aot import Constant, Resources, inspect_kernel
@@ -92,12 +93,14 @@ class Arguments:
 
 
 def inspect_plan(plan: Plan, text: str | None = None) -> tuple[Inspection, ...]:
-    """Compile the plan's kernels for its machine; `text` is their module, if it was made already."""
+    """Compile the plan's kernels for its machine, each in its form; `text` is their module if it was made."""
     with tempfile.TemporaryDirectory() as folder:
         module = Path(folder, f"{entry_name(plan.diagram)}_module.py")
-        module.write_text(emit_triton(plan) if text is None else text, encoding="utf-8")
+        module.write_text(emit_module(plan) if text is None else text, encoding="utf-8")
         return tuple(
             _inspect(module, name, kernel)
+            if kernel.form is None
+            else Inspection(_inspect_form(module, kernel, kernel.form.warps), kernel.expected)
             for name, kernel in zip(kernel_names(plan), plan.kernels, strict=True)
         )
 
@@ -120,22 +123,26 @@ def _inspect(module: Path, name: str, kernel: KernelPlan) -> Inspection:
 
 def inspect_specialised(kernel: KernelPlan, form: Specialised) -> Resources:
     """Compile a kernel in its warp-specialised form for its machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder, f"{kernel.name}_module.py")
+        module.write_text(emit_gluon(kernel, form), encoding="utf-8")
+        return _inspect_form(module, kernel, form)
+
+
+def _inspect_form(module: Path, kernel: KernelPlan, form: Specialised) -> Resources:
     if kernel.machine.capability is None:
         raise InternalError(f"machine {kernel.machine.name} has no compiler")
     functions = functions_of(kernel, form)
     arguments = specialised_arguments(kernel, form, functions)
-    with tempfile.TemporaryDirectory() as folder:
-        module = Path(folder, f"{kernel.name}_module.py")
-        module.write_text(emit_gluon(kernel, form), encoding="utf-8")
-        return inspect_kernel(
-            module,
-            functions.functions[-1].name,
-            arch=kernel.machine.capability,
-            signature=arguments.signature,
-            constants=arguments.constants,
-            divisible_by_16=arguments.divisible_by_16,
-            options={"num_warps": WARPS},
-        )
+    return inspect_kernel(
+        module,
+        functions.functions[-1].name,
+        arch=kernel.machine.capability,
+        signature=arguments.signature,
+        constants=arguments.constants,
+        divisible_by_16=arguments.divisible_by_16,
+        options={"num_warps": WARPS},
+    )
 
 
 def specialised_arguments(

@@ -19,10 +19,12 @@ from typing import Any
 
 from napkin.algebra.show import show_derivation
 from napkin.diagram import Diagram
-from napkin.emit.triton import emit_triton, entry_name
+from napkin.emit.module import emit_module
+from napkin.emit.triton import entry_name
 from napkin.language.errors import Diagnostic, InternalError, NapkinError
 from napkin.schedule.cost import cost_of
 from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.show import form_line
 
 Entry = Callable[..., Any]
 
@@ -87,17 +89,22 @@ def kernel_source(plan: Plan) -> str:
     """Return a plan's kernel module, its derivation, cost and prediction in its header."""
     cost = cost_of(plan)
     notes = (
-        *(_derived(each, plan) for each in plan.kernels),
+        *(_said("derivation", _derivation(each), each, plan) for each in plan.kernels),
+        *(_said("form", form_line(each), each, plan) for each in plan.kernels if each.why),
         f"elements transferred: {cost.transferred}",
         f"elements held a block: {cost.memory}",
         f"predicted: {cost.seconds * 1e3:.3f} ms at these sizes, bound by {cost.bound_by}",
     )
-    return emit_triton(plan, notes=notes)
+    return emit_module(plan, notes=notes)
 
 
-def _derived(kernel: KernelPlan, plan: Plan) -> str:
-    what = f"derivation of {kernel.name}" if len(plan.kernels) > 1 else "derivation"
-    return f"{what}: {show_derivation(kernel.derivation).splitlines()[0].partition(': ')[2]}"
+def _said(what: str, text: str, kernel: KernelPlan, plan: Plan) -> str:
+    """Return a line of the header about a kernel, by name if the plan has several."""
+    return f"{what} of {kernel.name}: {text}" if len(plan.kernels) > 1 else f"{what}: {text}"
+
+
+def _derivation(kernel: KernelPlan) -> str:
+    return show_derivation(kernel.derivation).splitlines()[0].partition(": ")[2]
 
 
 def store_kernel(text: str, name: str) -> Path:

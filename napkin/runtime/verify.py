@@ -3,7 +3,8 @@
 In: a `Plan`. Out: `Verification`: for every output how far the kernel is from the float64
 reference, and whether that is within what its types explain. With a GPU that has the machine's
 instructions the kernel runs there; without one it runs in Triton's interpreter on the CPU, at
-lengths cut to a few tiles that no tile divides.
+lengths cut to a few tiles that no tile divides. The interpreter has plain loops alone: of a kernel whose
+warps have roles it runs the plain loop, and the NumPy executor the Program that the warps share.
 
 The bound. A type of p bits rounds by u = 2^-p (bf16: 2^-8). A kernel may round the operands of its
 contractions and its output, and each such error is below u of the value it belongs to; 2 u of the
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +36,11 @@ from napkin.runtime.data import (
     indexing_arguments,
     random_arguments,
 )
+from napkin.runtime.gpus import runnable
 from napkin.runtime.interpreter import enable_interpreter
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.reference import torch_reference
+from napkin.schedule.execute import execute
 from napkin.schedule.plan import Plan
 from napkin.schedule.program import AxisRole, AxisTile, Dot, Program, walk
 
@@ -80,7 +84,10 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was run where, and how every output fared. `reduced` says why lengths differ."""
+    """What was run where, and how every output fared.
+
+    `reduced` says why lengths differ, `form` which form of the kernels ran where they have another.
+    """
 
     diagram: str
     machine: str
@@ -90,6 +97,7 @@ class Verification:
     reduced: str
     checks: tuple[OutputCheck, ...]
     seconds: float
+    form: str = ""
 
     @property
     def passed(self) -> bool:
@@ -101,6 +109,7 @@ class Verification:
         return "\n".join(
             [
                 f"{self.diagram}: the kernel for {self.machine} in {self.dtype}, on {self.device}",
+                *([f"  {self.form}"] if self.form else []),
                 f"  sizes {sizes}{f' ({self.reduced})' if self.reduced else ''}",
                 *(f"  {each}" for each in self.checks),
             ]
@@ -116,6 +125,7 @@ def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0)
     started = time.perf_counter()
     diagram = plan.diagram
     device = _device(plan)
+    runs = runnable(plan, device)
     given = dict(sizes or {})
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -127,17 +137,27 @@ def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0)
         lengths, reduced = _few_tiles(plan, given)
     arguments = random_arguments(diagram, lengths, dtype=plan.dtype, device=device, seed=seed)
     # The kernel goes first: what it leaves unwritten can't then hold the reference's memory.
-    results = run(plan, arguments)
+    results = run(runs, arguments)
     wanted = torch_reference(diagram, arguments)
-    programs = [each.program for each in plan.kernels]
-    checks = tuple(
+    programs = [each.printed for each in runs.kernels]
+    checks = [
         _compare(output.name, result, reference, bound(programs, output.dtype))
         for output, result, reference in zip(plan.outputs, results, wanted, strict=True)
-    )
+    ]
+    if device.type != "cuda" and runs != plan:
+        checks += _in_numpy(plan, arguments, lengths, wanted)
     seconds = time.perf_counter() - started
     shown = tuple((axis, lengths[axis]) for axis in diagram.axes)
     return Verification(
-        diagram.name, plan.machine.name, name, plan.dtype, shown, reduced, checks, seconds
+        diagram.name,
+        plan.machine.name,
+        name,
+        plan.dtype,
+        shown,
+        reduced,
+        tuple(checks),
+        seconds,
+        _form(plan, runs, device),
     )
 
 
@@ -148,6 +168,49 @@ def run(plan: Plan, arguments: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
     with np.errstate(all="ignore"):  # the interpreter computes on NumPy, both sides of a `where`
         results = entry(*(arguments[each.name] for each in diagram.arguments))
     return results if isinstance(results, tuple) else (results,)
+
+
+def _form(plan: Plan, runs: Plan, device: torch.device) -> str:
+    """Return which form of the plan's kernels ran, nothing where they are plain loops anyway."""
+    if all(each.form is None for each in plan.kernels):
+        return ""
+    if runs == plan:
+        return "the warp-specialised form"
+    where = "the CPU" if device.type != "cuda" else "this GPU"
+    return f"on {where} the plain form runs; the warp-specialised one needs a Hopper GPU"
+
+
+def _in_numpy(
+    plan: Plan,
+    arguments: Mapping[str, Value],
+    lengths: Mapping[str, int],
+    wanted: Sequence[torch.Tensor],
+) -> list[OutputCheck]:
+    """Run the Program of the plan's warp-specialised kernel by NumPy, which rounds nothing."""
+    (kernel,) = plan.kernels
+    names = {each.name for each in kernel.printed.arrays}
+    arrays = {name: _as_numpy(arguments[name]) for name in names}
+    scalars = {
+        name: value if isinstance(value, float | int) else value.item()
+        for name, value in arguments.items()
+        if name not in names
+    }
+    with np.errstate(all="ignore"):
+        outputs = execute(kernel.printed, arrays, scalars, lengths).outputs
+    return [
+        _compare(
+            f"{output.name}, by the warp-specialised program in NumPy",
+            torch.from_numpy(outputs[output.name]),
+            reference,
+            _SUMS if reference.is_floating_point() else 0.0,
+        )
+        for output, reference in zip(plan.outputs, wanted, strict=True)
+    ]
+
+
+def _as_numpy(value: Value) -> Any:
+    tensor = torch.as_tensor(value)
+    return tensor.to(torch.float64 if tensor.is_floating_point() else tensor.dtype).numpy()
 
 
 def bound(programs: Iterable[Program], output_type: str) -> float:
@@ -217,10 +280,12 @@ def _few_tiles(plan: Plan, given: Mapping[str, int]) -> tuple[dict[str, int], st
     """Return lengths of a few tiles, none of which a tile divides, for the interpreter."""
     diagram = plan.diagram
     before = dict(plan.sizes)
-    wanted: dict[str, int] = {}
-    for each in _tiles(plan):
-        wanted[each.axis] = max(_few(each, before), wanted.get(each.axis, 0))
-    wanted |= {each.axis: each.size for each in _tiles(plan) if each.size is not None}
+    tiles = _tiles(plan)
+    wanted = {
+        axis: _few([each for each in tiles if each.axis == axis], before[axis])
+        for axis in dict.fromkeys(each.axis for each in tiles)
+    }
+    wanted |= {each.axis: each.size for each in tiles if each.size is not None}
     for _, axis in indexing_arguments(diagram):
         if axis not in wanted:
             wanted[axis] = min(before[axis], _READ_BY_DATA)
@@ -234,11 +299,20 @@ def _few_tiles(plan: Plan, given: Mapping[str, int]) -> tuple[dict[str, int], st
     return lengths, "cut to a few tiles for the interpreter" if changed else ""
 
 
-def _few(tile: AxisTile, before: Mapping[str, int]) -> int:
+def _few(tiles: Sequence[AxisTile], before: int) -> int:
+    """Return a length of a few of an axis's tiles, none of which divides it."""
+    length = max(_few_of_one(each, before) for each in tiles)
+    wide = {each.tile for each in tiles if each.tile > 1}
+    while any(length % each == 0 for each in wide):
+        length += min(wide) // 2
+    return length
+
+
+def _few_of_one(tile: AxisTile, before: int) -> int:
     if tile.role is AxisRole.STREAM:
         return 2 * tile.tile + tile.tile // 2
     if tile.dim is None:
-        return min(before[tile.axis], 2)
+        return min(before, 2)
     return tile.tile + tile.tile // 2
 
 
@@ -273,8 +347,8 @@ def _reducible(plan: Plan, given: Mapping[str, int]) -> Sequence[str]:
 
 
 def _tiles(plan: Plan) -> list[AxisTile]:
-    """Return the tile of every axis in every kernel."""
-    return [each for kernel in plan.kernels for each in kernel.program.axes]
+    """Return the tile of every axis in every kernel, as a plain loop and as it is printed."""
+    return [each for k in plan.kernels for p in (k.program, k.printed) for each in p.axes]
 
 
 def _reference_bytes(diagram: Diagram, lengths: Mapping[str, int]) -> int:

@@ -167,21 +167,24 @@ def _least(plan: Plan) -> str:
 
 def describe_kernel(kernel: KernelPlan) -> dict[str, Any]:
     """Return a kernel's plan as plain data: what every axis does, and what a block takes."""
+    form = kernel.form
     return {
         "axes": {
-            each.axis: {"role": each.role.value, "tile": each.tile} for each in kernel.program.axes
+            each.axis: {"role": each.role.value, "tile": each.tile} for each in kernel.printed.axes
         },
-        "grid": list(kernel.program.grid),
-        "warps": kernel.warps,
-        "stages": kernel.stages,
-        "shared_bytes": kernel.prediction.shared_bytes,
-        "registers": kernel.prediction.registers,
+        "grid": list(kernel.printed.grid),
+        "warps": kernel.warps if form is None else form.warps.warps,
+        "stages": kernel.stages if form is None else form.warps.stages,
+        "shared_bytes": kernel.expected.shared_bytes,
+        "registers": kernel.expected.registers,
+        "form": "plain loop" if form is None else "warp-specialised",
+        "why": kernel.why,
     }
 
 
 def _kernel_cost(kernel: KernelPlan) -> KernelCost:
-    outputs = tuple(each.name for each in kernel.program.outputs)
-    said = kernel.prediction
+    outputs = tuple(each.name for each in kernel.printed.outputs)
+    said = kernel.expected
     plan = tuple(describe_kernel(kernel).items())
     return KernelCost(kernel.name, outputs, said.seconds, said.bound_by, plan)
 
@@ -200,7 +203,7 @@ class _Counted:
 
     @classmethod
     def of(cls, kernel: KernelPlan, scalars: Scalars, ending: str) -> _Counted:
-        counted = totals(kernel.program, dict(kernel.sizes), scalars)
+        counted = totals(kernel.printed, dict(kernel.sizes), scalars)
         symbolic = two_level_costs(kernel.derivation, _grouped(kernel))
         return cls(kernel, counted, symbolic, _tile_names(kernel, ending))
 
@@ -216,7 +219,7 @@ def _numbering(plan: Plan, kernel: KernelPlan) -> str:
 def _tile_names(kernel: KernelPlan, ending: str) -> dict[str, Any]:
     """Return the tiles' symbols in formulas; the tile of an axis that lies whole is its size."""
     names: dict[str, Any] = {}
-    for each in kernel.program.axes:
+    for each in kernel.printed.axes:
         for role in (Role.GROUP, Role.STREAM):
             if ending:
                 names[tile_symbol(each.axis, role).name] = tile_symbol(each.axis + ending, role)
@@ -227,7 +230,7 @@ def _tile_names(kernel: KernelPlan, ending: str) -> dict[str, Any]:
 
 def _dram(plan: Plan) -> LevelCost:
     sizes = dict(plan.sizes)
-    moved = [a for k in plan.kernels for a in (*k.program.arrays, *k.program.outputs)]
+    moved = [a for k in plan.kernels for a in (*k.printed.arrays, *k.printed.outputs)]
     there = (*plan.arrays, *plan.kept, *plan.outputs)
     formula: Any = sum(prod((size_symbol(a) for a in each.axes), start=1) for each in moved)
     return LevelCost(
@@ -253,7 +256,7 @@ def _on_chip(level: str, parts: Sequence[_Counted]) -> LevelCost:
         formula += sum(each.bind(one) for one in wholes)
         elements += sum(one.elements for one in moved)
         size += sum(one.bytes for one in moved)
-    held = max(dict(peak(each.kernel.program)).get(level, 0) for each in parts)
+    held = max(dict(peak(each.kernel.printed)).get(level, 0) for each in parts)
     return LevelCost(level, elements, size, held, str(formula))
 
 
@@ -262,7 +265,7 @@ def _grouped(kernel: KernelPlan) -> tuple[str, ...]:
     could = choose_roles(kernel.derivation, None)
     return tuple(
         each.axis
-        for each in kernel.program.axes
+        for each in kernel.printed.axes
         if (each.role is AxisRole.GROUP and each.tile > 1)
         or (each.role is AxisRole.WHOLE and could[each.axis] is Role.GROUP)
     )
@@ -322,4 +325,5 @@ def _plan_text(kernel: KernelCost) -> str:
     tiles = ", ".join(
         f"{axis} {one['role']} by {one['tile']}" for axis, one in plan["axes"].items()
     )
-    return f"{tiles}; {plan['warps']} warps, {plan['stages']} stages"
+    form = "" if plan["form"] == "plain loop" else f"{plan['form']}, "
+    return f"{tiles}; {form}{plan['warps']} warps, {plan['stages']} stages"

@@ -68,7 +68,7 @@ class Setting:
 def total_seconds(kernels: Sequence[KernelPlan]) -> float:
     """Return the seconds of kernels that run in turn."""
     gaps = (len(kernels) - 1) * LAUNCH_S
-    return sum(each.prediction.seconds for each in kernels) + gaps
+    return sum(each.expected.seconds for each in kernels) + gaps
 
 
 def find_cut(

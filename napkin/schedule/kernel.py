@@ -24,13 +24,26 @@ from napkin.schedule.predict import Prediction, predict
 from napkin.schedule.program import Program, tiles_of
 from napkin.schedule.rewrite import rewrite
 from napkin.schedule.tilings import enumerate_tilings
+from napkin.schedule.warps import Specialised
 
 _ELEMENTS_A_REGISTER = 4  # of the narrowest type
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """A kernel whose warps have roles, in place of the plain loop: what they do, and what that is to take."""
+
+    warps: Specialised
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
 class KernelPlan:
-    """A derivation laid on a machine as one kernel. `sizes` are the lengths it was judged at."""
+    """A derivation laid on a machine as one kernel. `sizes` are the lengths it was judged at.
+
+    `program`, `layout`, `warps` and `prediction` are those of its plain loop. `form` is what is printed
+    instead, if anything; `why` says in words why it is, or why the plain loop is printed.
+    """
 
     machine: Machine
     derivation: Derivation
@@ -40,6 +53,18 @@ class KernelPlan:
     warps: int
     program: Program
     prediction: Prediction
+    form: Form | None = None
+    why: str = ""
+
+    @property
+    def expected(self) -> Prediction:
+        """What the form that is printed is expected to need and take."""
+        return self.prediction if self.form is None else self.form.prediction
+
+    @property
+    def printed(self) -> Program:
+        """The Program that is printed."""
+        return self.program if self.form is None else self.form.warps.program
 
     @property
     def name(self) -> str:

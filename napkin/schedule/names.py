@@ -13,7 +13,15 @@ from collections.abc import Iterable
 _LIBRARY = {"tl", "triton", "torch", "TensorDescriptor", "self", "os", "math", "napkin", "pid"}
 _MODULE = {"WARPS", "STAGES", "_aligned", "_and", "_divide", "_float", "_floordiv", "_inside"}
 _MODULE |= {"_modulo", "_multiply", "_or", "_power", "_sigmoid", "_tanh"}
-_GLUON = {"gl", "gluon", "tma", "mbarrier", "fence_async_shared", "warpgroup_mma", "warpgroup_mma_wait"}
+_GLUON = {
+    "gl",
+    "gluon",
+    "tma",
+    "mbarrier",
+    "fence_async_shared",
+    "warpgroup_mma",
+    "warpgroup_mma_wait",
+}
 _GLUON |= {"CONSUMERS", "ROWS", "_group", "_lane_sum", "_packed", "_pass_turn", "_reciprocal"}
 _GLUON |= {"_rounds", "_take_turn"}
 _WORDS = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins)}

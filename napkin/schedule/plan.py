@@ -16,6 +16,7 @@ from napkin.diagram import Diagram, Relabelling, implied_sizes
 from napkin.language.errors import Diagnostic, Label, NapkinError, did_you_mean
 from napkin.machine import Machine, load_machine, machine_names
 from napkin.schedule.cuts import Refused, Setting, find_cut, total_seconds
+from napkin.schedule.form import in_plain_form, with_forms
 from napkin.schedule.kernel import KernelPlan, Ranking, rank_kernels, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
 from napkin.schedule.program import Array, AxisRole
@@ -63,7 +64,12 @@ class Plan:
     @property
     def bound_by(self) -> str:
         """What binds the kernel that takes longest."""
-        return max(self.kernels, key=lambda each: each.prediction.seconds).prediction.bound_by
+        return max((each.expected for each in self.kernels), key=lambda each: each.seconds).bound_by
+
+    @property
+    def plain(self) -> Plan:
+        """The same plan with every kernel as a plain loop, which Triton's interpreter can run."""
+        return replace(self, kernels=tuple(in_plain_form(each) for each in self.kernels))
 
     def __str__(self) -> str:
         from napkin.schedule.show import show_plan  # which reads plans
@@ -95,14 +101,15 @@ def make_plan(
     where = tuple(setting.lengths.items())
     found = None if hand else find_cut(_sized(diagram, given), setting, one)
     if isinstance(found, tuple):
-        return Plan(diagram, machine, where, dtype, found, one or ranking.tightest)
+        kernels = with_forms(found, by_hand=False)
+        return Plan(diagram, machine, where, dtype, kernels, one or ranking.tightest)
     if one is None:
         largest = None
         if hand is not None:
             largest = _largest(rank_kernels(derivation, machine, setting.lengths, dtype))
         reason = _nothing_fits(diagram, machine, hand, ranking.tightest, found, largest)
         raise NapkinError([reason])
-    return Plan(diagram, machine, where, dtype, (one,))
+    return Plan(diagram, machine, where, dtype, with_forms((one,), by_hand=hand is not None))
 
 
 def _largest(ranking: Ranking) -> KernelPlan | None:

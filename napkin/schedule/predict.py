@@ -53,6 +53,9 @@ _START = 1500  # clocks of a block outside its loops
 # Of a block alone on its unit (decode, latent attention and two-layer kernels on an H200):
 _CHAIN = 600  # clocks from a contraction's operands to its result's first use
 _COPY_LATENCY = 1200  # clocks of a copy that two stages leave exposed in every step
+# Of a warp-specialised kernel: full attention at head 128 and 4k took 0.785 ms on an H200 (docs/hopper.md),
+# where its contractions alone take 0.694 and its other arithmetic 0.38. What overlaps hides all but this:
+_LEFT_EXPOSED = 0.25  # of the shorter of the two
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +96,50 @@ def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps:
     blocks = blocks_per_unit(machine, warps, shared, registers)
     work = _work(program.operations, program, machine, walked, warps)
     busy = _busy_seconds(program, machine, sizes, walked, work, warps, blocks)
-    groups = _groups(program, sizes)
+    return _bounded((shared, registers), program, machine, sizes, busy, work.moved)
+
+
+def predict_specialised(
+    program: Program, machine: Machine, sizes: Mapping[str, int], consumers: int, shared: int
+) -> Prediction:
+    """Return what a warp-specialised kernel is expected to take of a machine.
+
+    `program` is rotated and has the form's tiles; `shared` are the bytes that the form takes. Contractions
+    run beside all other arithmetic, and a group's first chunk beside nothing.
+    """
+    walked = average_steps(program, sizes)
+    work = _work(program.operations, program, machine, walked, 4 * consumers)
+    exposed = {"contractions": work.tensor, "other arithmetic": work.vector}
+    exposed[min(exposed, key=lambda name: exposed[name])] *= _LEFT_EXPOSED
+    waves = _groups(program, sizes) / machine.units
+    waves = ceil(waves) if waves < 4 else waves
+    clocks = exposed | {"waiting": float(_START)}
+    busy = {name: waves * each / machine.clock for name, each in clocks.items()}
+    threads = machine.limits.threads_per_warp * 4 * (consumers + 1)
+    registers = (
+        machine.limits.registers_per_block // threads // 8 * 8
+    )  # at launch, of all warps alike
+    return _bounded((shared, registers), program, machine, sizes, busy, work.moved)
+
+
+def _bounded(
+    needs: tuple[int, int],
+    program: Program,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    busy: Mapping[str, float],
+    moved: float,
+) -> Prediction:
+    """Return the prediction: what the units do takes `busy`, unless their data take longer to arrive."""
     times = {
         "tensor and vector work": sum(busy.values()),
-        "L2": groups * work.moved / machine.bandwidth("l2"),
+        "L2": _groups(program, sizes) * moved / machine.bandwidth("l2"),
         "DRAM": _unique_bytes(program, sizes) / machine.bandwidth("dram"),
     }
     bound = max(times, key=lambda name: times[name])
     beyond = times[bound] - times["tensor and vector work"]
-    parts = busy | ({f"waiting for {bound}": beyond} if beyond > 0 else {})
-    return Prediction(shared, registers, times[bound], bound, tuple(parts.items()))
+    parts = dict(busy) | ({f"waiting for {bound}": beyond} if beyond > 0 else {})
+    return Prediction(*needs, times[bound], bound, tuple(parts.items()))
 
 
 def _busy_seconds(

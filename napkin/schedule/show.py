@@ -19,7 +19,8 @@ def show_plan(plan: Plan) -> str:
     title = f"{plan.diagram.name} on {plan.machine.name}, {plan.dtype}"
     if len(plan.kernels) == 1:
         (kernel,) = plan.kernels
-        fix = ["to fix it, put this in the file:", "", *_on_block(kernel)]
+        what = "it" if kernel.form is None else "the plain loop instead"
+        fix = [f"to fix {what}, put this in the file:", "", *_on_block(kernel)]
         return "\n".join([title, "", *_kernel_lines(kernel), "", *fix])
     lines = [title, "", *cut_lines(plan)]
     for number, each in enumerate(plan.kernels, 1):
@@ -53,24 +54,44 @@ def _signature(kernel: KernelPlan) -> str:
 
 
 def _kernel_lines(kernel: KernelPlan) -> list[str]:
-    program, prediction = kernel.program, kernel.prediction
+    program, prediction = kernel.printed, kernel.expected
     sizes = dict(kernel.sizes)
     rows = [("axis", "role", "tile", "length", "tiles")]
     for each in program.axes:
         count = "" if each.role is AxisRole.WHOLE else str(-(-sizes[each.axis] // each.tile))
         rows.append((each.axis, each.role.value, str(each.tile), str(sizes[each.axis]), count))
-    rings = ", ".join(
-        f"{each.array} {each.stages} x {each.tile_bytes} B" for each in program.buffers
-    )
+    rings = ", ".join(_rings(kernel))
     return [
+        form_line(kernel),
+        "",
         *table(rows),
         "",
         f"grid, the fastest axis first: {' '.join(program.grid) or 'one block'}",
         f"shared memory {prediction.shared_bytes} B a block"
         + (f" (rings: {rings})" if rings else ""),
-        f"registers {prediction.registers} a thread",
+        f"registers {prediction.registers} a thread"
+        + ("" if kernel.form is None else " at launch"),
         f"predicted {prediction.seconds * 1e3:.3f} ms, bound by {prediction.bound_by}",
     ]
+
+
+def form_line(kernel: KernelPlan) -> str:
+    """Return in a line which form of a kernel is printed, and why."""
+    if kernel.form is None:
+        return f"plain loop: {kernel.why}" if kernel.why else "plain loop"
+    tiles = ", ".join(f"{each.axis} {each.tile}" for each in kernel.printed.axes if each.tile > 1)
+    return (
+        f"warp-specialised: a producer and {kernel.form.warps.consumers} consumers, tiles {tiles}, "
+        f"because {kernel.why}, which takes {kernel.prediction.seconds * 1e3:.3f} ms"
+    )
+
+
+def _rings(kernel: KernelPlan) -> list[str]:
+    if kernel.form is None:
+        buffers = kernel.program.buffers
+        return [f"{each.array} {each.stages} x {each.tile_bytes} B" for each in buffers]
+    rings = kernel.form.warps.rings
+    return [f"{each.load.array} {each.slots} x {each.slot_bytes} B" for each in rings]
 
 
 def _on_block(kernel: KernelPlan) -> list[str]:

@@ -81,6 +81,11 @@ class Specialised:
         return rings + self.consumers * own
 
     @property
+    def warps(self) -> int:
+        """The warps of a block; those that the producer's warpgroup leaves idle are counted."""
+        return 4 * (self.consumers + 1)
+
+    @property
     def stages(self) -> int:
         """The slots of a ring that is filled every chunk."""
         return max(ring.slots for ring in self.rings if not ring.resident)

@@ -450,7 +450,9 @@ class BodyPrinter:
         return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
 
     def _load_descriptor(self, each: Load) -> str:
-        axes = self.program.box_axes(each.array)  # a descriptor reads no array by computed positions
+        axes = self.program.box_axes(
+            each.array
+        )  # a descriptor reads no array by computed positions
         coordinates = ", ".join(self._start(axis) for axis in axes)
         text = f"{self.names.descriptors[each.array]}.load([{coordinates}])"
         shape = [self.names.blocks[dim] for dim in each.tile.dims]

@@ -98,12 +98,13 @@ def layernorm_kernel(
         t8 = x.to(tl.float32) - t7[:, None]
         chunk3 = tl.sum(t8, axis=1)
         l2_new = ((count * rescale) + l2) + chunk3
+        l3_moved = count * (rescale * rescale)
+        l3_moved = tl.where(count == 0.0, 0.0, l3_moved)
         t12 = l_new * (t6 * 2)
         l3_moved2 = l2 * ((l * (t4 * 2)) - t12)
-        l3_moved4 = ((count * (rescale * rescale)) + l3_moved2) + l3
         t13 = t8 * t8
         chunk4 = tl.sum(t13, axis=1)
-        l3 = l3_moved4 + chunk4
+        l3 = ((l3_moved + l3_moved2) + l3) + chunk4
         l = l_new
         count = count_new
         l2 = l2_new
@@ -131,12 +132,13 @@ def layernorm_kernel(
         t11 = tl.where(t2[None, :], t10, 0.0)
         chunk3 = tl.sum(t11, axis=1)
         l2_new = ((count * rescale) + l2) + chunk3
+        l3_moved = count * (rescale * rescale)
+        l3_moved = tl.where(count == 0.0, 0.0, l3_moved)
         t15 = l_new * (t8 * 2)
         l3_moved2 = l2 * ((l * (t6 * 2)) - t15)
-        l3_moved4 = ((count * (rescale * rescale)) + l3_moved2) + l3
         t17 = tl.where(t2[None, :], t10 * t10, 0.0)
         chunk4 = tl.sum(t17, axis=1)
-        l3 = l3_moved4 + chunk4
+        l3 = ((l3_moved + l3_moved2) + l3) + chunk4
         l = l_new
         count = count_new
         l2 = l2_new

@@ -1,0 +1,55 @@
+"""Which form of a kernel is printed: the plain loop, or warps that each have a role.
+
+In: the kernels that a plan runs. Out: the same, each with its form and the reason for it. The
+warp-specialised form is taken where a kernel has one, its time is predicted below the plain loop's, and
+nothing asks for the plain loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from napkin.schedule.kernel import Form, KernelPlan
+from napkin.schedule.predict import predict_specialised
+from napkin.schedule.specialise import specialise
+
+FASTER = "it is predicted to be faster than the plain loop"
+BY_HAND = "its `on` block fixes the plain loop's tiles"
+ASKED = "asked for in place of the warp-specialised form"
+SHARED = "the kernels of a plan share a module, which holds plain loops"
+
+
+def with_forms(kernels: Sequence[KernelPlan], *, by_hand: bool) -> tuple[KernelPlan, ...]:
+    """Return a plan's kernels with the form of each; `by_hand` says that an `on` block fixes its tiles."""
+    return tuple(_with_form(each, by_hand=by_hand, is_alone=len(kernels) == 1) for each in kernels)
+
+
+def in_plain_form(kernel: KernelPlan) -> KernelPlan:
+    """Return the kernel as a plain loop."""
+    return kernel if kernel.form is None else replace(kernel, form=None, why=ASKED)
+
+
+def _with_form(kernel: KernelPlan, *, by_hand: bool, is_alone: bool) -> KernelPlan:
+    found = find_form(kernel)
+    if isinstance(found, str):
+        return replace(kernel, form=None, why=found)
+    if by_hand:
+        return replace(kernel, form=None, why=BY_HAND)
+    if not is_alone:
+        return replace(kernel, form=None, why=SHARED)
+    if found.prediction.seconds >= kernel.prediction.seconds:
+        took = f"{found.prediction.seconds * 1e3:.3f} ms"
+        return replace(kernel, form=None, why=f"warp-specialised it is predicted to take {took}")
+    return replace(kernel, form=found, why=FASTER)
+
+
+def find_form(kernel: KernelPlan) -> Form | str:
+    """Return the warp-specialised form of a kernel with its prediction, or in words why it has none."""
+    warps = specialise(kernel)
+    if isinstance(warps, str):
+        return warps
+    needs = (warps.consumers, warps.shared_bytes)
+    return Form(
+        warps, predict_specialised(warps.program, kernel.machine, dict(kernel.sizes), *needs)
+    )

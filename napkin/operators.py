@@ -80,8 +80,8 @@ class Reduction:
     takes: Kind | None = None
 
 
-# Of a reciprocal: of 0 it is finite, with room for the factors that it meets.
-_LARGEST = 2.0**100
+# The reciprocal of 0 is finite, with room for the factors that it meets.
+LARGEST_RECIPROCAL = 2.0**100
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -93,7 +93,7 @@ def _divide(a: Array, b: Array) -> Array:
 
 def _reciprocal(a: Array) -> Array:
     with np.errstate(divide="ignore", over="ignore"):
-        inverse: Array = np.clip(np.divide(1.0, a), -_LARGEST, _LARGEST)
+        inverse: Array = np.clip(np.divide(1.0, a), -LARGEST_RECIPROCAL, LARGEST_RECIPROCAL)
     return inverse
 
 

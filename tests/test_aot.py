@@ -44,8 +44,10 @@ BESIDE = {
     ("relative_bias", "hopper"): 4096,
     ("layernorm", "hopper"): 4096,
     ("layernorm_linear_1", "hopper"): 4096,
-    ("mla_2", "hopper"): 4160,
+    ("mla_2", "hopper"): 16500,  # its computed operand changes hands between warpgroups
     ("layernorm", "ampere"): 4096,
+    ("alibi", "ampere"): 4160,  # row terms go from one layout to another
+    ("document", "ampere"): 4416,
 }
 SLACK = 1100
 # Registers farther off than `NEAR`: the kernel takes more (its products are computed, and their
@@ -54,7 +56,10 @@ NEAR, FEW = 0.15, 28
 REGISTERS_OFF = {
     ("cross_entropy", "hopper"),  # 244 where 156 are predicted: exponentials of 256 columns
     ("cross_entropy", "ampere"),
+    ("decode", "ampere"),  # 245 where 184 are predicted: copies by pointer of bundled rows
     ("gated_mlp", "ampere"),  # fewer
+    ("paged_decode", "hopper"),  # fewer: what is read by pages is not held in registers
+    ("paged_decode", "ampere"),
     ("mla_2", "hopper"),  # 150 where 117 are predicted: its left operand is computed
     ("mlp_1", "ampere"),  # more: the GELU's own
     ("rmsnorm_linear", "hopper"),  # fewer

@@ -120,17 +120,21 @@ def test_the_cells_of_matmul_are_the_paper_s() -> None:
 
 @pytest.mark.parametrize("name", ["attention", "matmul", "causal", "softcap"])
 def test_m_on_the_wires_is_what_the_program_holds(name: str) -> None:
-    """Shared memory to the byte; registers but for row statistics and masks."""
+    """Shared memory to the byte, results that wait to be copied out apart; registers but for statistics."""
     found = relabelled(name)
     scene = set_scene(found.nodes, found.look, found.tensor)
     numbers = symbols_of(found).numbers
-    most = dict(peak(found.kernel.program))
+    most = dict(peak(found.kernel.printed))
+    form = found.kernel.form
+    staged = [each for each in form.warps.staged if each.ring is None] if form else []
+    waiting = sum(form.warps.consumers * each.slot_bytes for each in staged) if form else 0
     for row in rows_of(found, scene.layout):
         values = [formula.value(numbers) for _, formula in row.cells]
         if row.level == SHARED:
-            assert 2 * max(values) == most[SHARED]
+            assert 2 * max(values) + waiting == most[SHARED]
         if row.level == REGISTER:
-            assert 0.9 * most[REGISTER] <= 4 * max(values) <= most[REGISTER]
+            least = 0.75 if form else 0.9  # a rotated loop holds the chunk before as well
+            assert least * most[REGISTER] <= 4 * max(values) <= most[REGISTER]
 
 
 @pytest.mark.parametrize("name", ["attention", "matmul"])

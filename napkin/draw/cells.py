@@ -59,7 +59,7 @@ def symbols_of(found: Relabelling) -> Symbols:
     tiles: dict[str, str] = {}
     spans: dict[str, str] = {}
     sizes = dict(found.kernel.sizes)
-    for each in found.kernel.program.axes:
+    for each in found.kernel.printed.axes:
         runs = symbol(each)
         name = "_".join(run.text for run in runs) if len(runs) > 1 else f" {each.axis}"
         labels[name], numbers[name] = runs, each.tile if len(runs) > 1 else sizes[each.axis]
@@ -142,7 +142,7 @@ def _copies(found: Relabelling, place: int) -> int:
     if node.shape is not Shape.LOAD:
         return 1
     name = found.nodes[node.inputs[0]].name
-    rings = found.kernel.program.buffers
+    rings = found.kernel.printed.buffers
     return next((each.stages for each in rings if each.array == name), 1)
 
 

@@ -78,7 +78,7 @@ def draw_group(
 ) -> Drawing:
     """Draw the frame of one group, and say what a group is."""
     left, right = edges
-    program = found.kernel.program
+    program = found.kernel.printed
     runs: list[Run] = [Run("each group: ")]
     for place, axis in enumerate(reversed(program.grid)):
         runs += [Run(", ")] if place else []

@@ -46,7 +46,7 @@ class Relabelling:
         """The label of every axis whose tile is not the whole axis."""
         return {
             each.axis: (*symbol(each), *self._divisor_mark(each.axis))
-            for each in self.kernel.program.axes
+            for each in self.kernel.printed.axes
             if each.role in _LETTERS
         }
 
@@ -60,10 +60,10 @@ class Relabelling:
         """The contractions that run on tensor cores."""
         dots = {
             each.over
-            for each in walk(self.kernel.program.operations)
+            for each in walk(self.kernel.printed.operations)
             if isinstance(each, Dot) and each.operand_type not in VECTOR_TYPES
         }
-        dims = {each.axis: each.dim for each in self.kernel.program.axes}
+        dims = {each.axis: each.dim for each in self.kernel.printed.axes}
         return frozenset(
             place
             for place, node in enumerate(self.nodes)
@@ -95,7 +95,7 @@ class Relabelling:
         return tuple(dict.fromkeys(found))
 
     def _holds(self, each: Divisor) -> bool:
-        tile = self.kernel.program.axis(each.axis)
+        tile = self.kernel.printed.axis(each.axis)
         return each.number > 1 and tile.tile % each.number == 0
 
     def _divisor_mark(self, axis: str) -> Label:
@@ -113,7 +113,7 @@ def symbol(each: AxisTile) -> Label:
 
 def relabel(kernel: KernelPlan) -> Relabelling:
     """Return what a picture of a kernel's plan shows."""
-    diagram, program = kernel.derivation.diagram, kernel.program
+    diagram, program = kernel.derivation.diagram, kernel.printed
     tiled = [each.axis for each in program.axes if each.dim is not None]
     nodes, woven = take_out_woven(diagram, build_nodes(diagram), but=tiled)
     held: dict[str, str] = {}
@@ -198,7 +198,7 @@ def _above(nodes: Sequence[Node], among: set[int]) -> set[int]:
 
 def _wished(kernel: KernelPlan) -> list[Divisor]:
     """Return what coalesced transfers and matrix instructions ask of the tiles (paper, 7.4)."""
-    program, machine = kernel.program, kernel.machine
+    program, machine = kernel.printed, kernel.machine
     line = machine.limits.coalesced_bytes
     found: list[Divisor] = []
     for each in walk(program.operations):
@@ -216,7 +216,7 @@ def _instruction_divisors(kernel: KernelPlan, each: Dot) -> list[Divisor]:
     if not kernel.machine.instructions:
         return []
     instruction = kernel.machine.instructions[0]
-    dims = {dim.name: dim.axes for dim in kernel.program.dims}
+    dims = {dim.name: dim.axes for dim in kernel.printed.dims}
     asked = [(each.over, instruction.depth(TYPE_BYTES[each.operand_type]), "k")]
     if len(each.tile.dims) == 2:
         rows, columns = each.tile.dims

@@ -77,8 +77,8 @@ def _describe(plan: Plan) -> str:
     """Return the plan in words, for who cannot see the picture."""
     lines = [describe(plan.diagram)]
     for kernel in plan.kernels:
-        tiles = ", ".join(f"{each.axis} {each.role} by {each.tile}" for each in kernel.program.axes)
-        levels = ", ".join(f"{name} {size} B" for name, size in peak(kernel.program))
+        tiles = ", ".join(f"{each.axis} {each.role} by {each.tile}" for each in kernel.printed.axes)
+        levels = ", ".join(f"{name} {size} B" for name, size in peak(kernel.printed))
         lines.append(f"{kernel.name}: {tiles}; a block holds {levels}")
     return "\n".join(lines)
 
@@ -178,8 +178,8 @@ def _reach(scene: Scene, column: int, runs: Label) -> float:
 def _sums(found: Relabelling, rows: tuple[Row, ...]) -> list[str]:
     """Return the cumulative cells: the most bytes of a block at each level, all bytes moved."""
     kernel = found.kernel
-    most = dict(peak(kernel.program))
-    total = totals(kernel.program, dict(kernel.sizes))
+    most = dict(peak(kernel.printed))
+    total = totals(kernel.printed, dict(kernel.sizes))
     moved = in_units(total.bytes, "B")
     in_all = f"{moved} in all" if total.is_exact else f"up to {moved}"
     return [in_all if row.level == GLOBAL else byte_size(most.get(row.level, 0)) for row in rows]
@@ -216,12 +216,12 @@ def _notes(found: Relabelling) -> list[Label]:
     """Return the tiles' numbers, why they are divisible, and the block."""
     kernel = found.kernel
     notes: list[Label] = [(Run(f"{kernel.machine.name}, {kernel.dtype}"),)]
-    for each in kernel.program.axes:
+    for each in kernel.printed.axes:
         if each.axis in found.tiles and each.axis not in found.woven and each.tile > 1:
             notes.append((*unmarked(found.tiles[each.axis]), Run(f" = {each.tile}")))
-    whole = [each for each in kernel.program.axes if each.role is AxisRole.WHOLE]
+    whole = [each for each in kernel.printed.axes if each.role is AxisRole.WHOLE]
     notes += [(Run(each.axis, slanted=True), Run(f" = {each.tile}")) for each in whole]
-    groups = multiplicity(kernel.program).number(dict(kernel.sizes))
+    groups = multiplicity(kernel.printed).number(dict(kernel.sizes))
     notes.append((Run(f"{groups:,} groups"),))
     notes.append((Run(_block(kernel)),))
     reasons: dict[int, list[str]] = {}
@@ -236,5 +236,9 @@ def _notes(found: Relabelling) -> list[Label]:
 
 
 def _block(kernel: KernelPlan) -> str:
-    stages = f", {kernel.stages} stages" if kernel.program.buffers else ""
+    rings = kernel.printed.buffers
+    depth = max((each.stages for each in rings), default=0)
+    stages = f", {depth} stages" if rings else ""
+    if kernel.form is not None:
+        return f"a warp that copies, {kernel.form.warps.consumers} warpgroups that compute{stages}"
     return f"{kernel.warps} warps{stages}"

@@ -105,7 +105,7 @@ def _results(step: Step) -> tuple[str, ...]:
 
 def _partitioned(found: Relabelling, roles: Sequence[AxisRole]) -> Panel:
     """Draw a diagram with the axes of some roles partitioned, in two colours: above and below."""
-    roles_of = {each.axis: each.role for each in found.kernel.program.axes}
+    roles_of = {each.axis: each.role for each in found.kernel.printed.axes}
     tiles: Mapping[str, Label] = {
         axis: tuple(unmarked(runs)) for axis, runs in found.tiles.items() if roles_of[axis] in roles
     }

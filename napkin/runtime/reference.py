@@ -16,7 +16,7 @@ import torch
 
 from napkin.diagram import Diagram
 from napkin.evaluate import reference
-from napkin.operators import REDUCTIONS, Kind
+from napkin.operators import LARGEST_RECIPROCAL, REDUCTIONS, Kind
 
 Tensor = torch.Tensor
 Argument = Tensor | float | int | bool
@@ -155,8 +155,13 @@ def _power(a: Tensor, b: Tensor) -> Tensor:
     return torch.pow(a, b)
 
 
+def _reciprocal(a: Tensor) -> Tensor:
+    return (1 / a).clamp(-LARGEST_RECIPROCAL, LARGEST_RECIPROCAL)
+
+
 _OF_FLOATS: dict[str, Callable[..., Tensor]] = {
     "div": _divide,
+    "reciprocal": _reciprocal,
     "exp": torch.exp,
     "exp2": torch.exp2,
     "log": torch.log,

@@ -41,6 +41,7 @@ from napkin.schedule.kernel import KernelPlan, rank_kernels, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
 
 LAUNCH_S = 5e-6  # from one kernel's end to the next one's start, with its launch
+_SHORT_WAY = 8  # boxes between one that is read twice and where its readers meet again
 _MOST_BOXES = 1000  # of all pieces planned: some seconds
 _REACHED = 0.8  # of the tensor cores' rate: no kernel is predicted to do better
 # Of the time of one kernel: predictions err by a quarter, and what is kept takes memory.
@@ -140,19 +141,27 @@ def _contracted(boxes: Sequence[Box], needed: Iterable[int]) -> set[int]:
 def _only_step(
     boxes: Sequence[Box], each: int, readers: Mapping[int, set[int]], reducing: Collection[int]
 ) -> int | None:
-    """Return the pointwise box that alone reads a box, with the same axes and nothing else reduced.
+    """Return the pointwise box where all that reads a box meets, of its axes and with nothing else reduced.
 
     A `where` is no such step: the kernel that reads what it masks may then skip what it leaves out.
     """
-    if len(readers[each]) != 1:
-        return None
-    (step,) = readers[each]
-    box = boxes[step]
-    if not isinstance(box, Pointwise) or box.operator == "where":
-        return None
-    others = [operand for operand in box.operands if operand != each]
-    alike = set(box.axes) == set(boxes[each].axes) and box.kind == boxes[each].kind
-    return step if alike and not any(other in reducing for other in others) else None
+    waiting, passed = set(readers[each]), {each}
+    for _ in range(_SHORT_WAY):
+        if not waiting:
+            return None
+        first = min(waiting)  # operands come before what reads them
+        box = boxes[first]
+        if not isinstance(box, Pointwise) or box.operator == "where":
+            return None
+        if set(box.axes) != set(boxes[each].axes) or box.kind != boxes[each].kind:
+            return None
+        if any(other in reducing and other not in passed for other in box.operands):
+            return None
+        if len(waiting) == 1:
+            return first
+        waiting = (waiting - {first}) | readers[first]
+        passed.add(first)
+    return None
 
 
 # --- search ---------------------------------------------------------------------------------------

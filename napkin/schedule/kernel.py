@@ -20,7 +20,7 @@ from napkin.machine import Machine
 from napkin.operators import Kind
 from napkin.schedule.layout import Layout, Tiling, build_layout
 from napkin.schedule.lower import lower
-from napkin.schedule.predict import Prediction, predict
+from napkin.schedule.predict import Prediction, average_steps, predict
 from napkin.schedule.program import Program, tiles_of
 from napkin.schedule.rewrite import rewrite
 from napkin.schedule.tilings import enumerate_tilings
@@ -126,15 +126,18 @@ def rank_kernels(
     where = tuple((axis, lengths[axis]) for axis in derivation.diagram.axes)
     made: list[KernelPlan] = []
     tightest: KernelPlan | None = None
-    lowered: dict[Tiling, Program] = {}
+    lowered: dict[Tiling, tuple[Program, Mapping[int, float]]] = {}
     for tiling, warps in enumerate_tilings(derivation, machine, lengths, hand):
         layout = build_layout(cheap, lengths, dtypes, tiling)
         # Rings differ in their depth alone, and warps do not show in a Program: lower a tiling once.
         one_deep = replace(tiling, stages=1)
         if one_deep not in lowered:
-            lowered[one_deep] = lower(cheap, replace(layout, stages=1))
-        program = _with_stages(lowered[one_deep], tiling.stages)
-        prediction = _holding_its_tiles(predict(program, machine, lengths, warps), program, warps)
+            once = lower(cheap, replace(layout, stages=1))
+            lowered[one_deep] = once, average_steps(once, lengths)
+        once, walked = lowered[one_deep]
+        program = _with_stages(once, tiling.stages)
+        told = predict(program, machine, lengths, warps, walked)
+        prediction = _holding_its_tiles(told, program, warps)
         kernel = KernelPlan(machine, cheap, where, dtype, layout, warps, program, prediction)
         if kernel.fits:
             made.append(kernel)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, inf, prod
 
 from napkin.machine import Machine
 from napkin.operators import POINTWISE, Pipeline
@@ -86,11 +86,22 @@ class _Work:
     gathered: float
 
 
-def predict(program: Program, machine: Machine, sizes: Mapping[str, int], warps: int) -> Prediction:
-    """Return the shared memory, registers and time that a Program is expected to need."""
+def predict(
+    program: Program,
+    machine: Machine,
+    sizes: Mapping[str, int],
+    warps: int,
+    walked: Mapping[int, float],
+) -> Prediction:
+    """Return the shared memory, registers and time that a Program is expected to need.
+
+    `walked` are its `average_steps`. What is more than a block may hold takes for ever.
+    """
     shared = shared_bytes(program, wgmma=machine.has("wgmma"))
-    walked = average_steps(program, sizes)
     registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
+    limits = machine.limits
+    if shared > limits.shared_per_block or registers > limits.registers_per_thread:
+        return Prediction(shared, registers, inf, "what a block may hold")
     if any(walked[id(op)] >= 0.5 for op in _cut_loops(program)):
         registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
     blocks = blocks_per_unit(machine, warps, shared, registers)

@@ -29,14 +29,9 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 # Bytes that spill, stores and loads together, at most. The prediction stands within a few registers
 # of the 255 that there are, and ptxas spills a handful of addresses or row values around the loop.
 SPILLS = {
-    ("attention_block_5", "ampere"): 96,  # as matmul: 128 x 256 accumulators
+    ("attention_block_5", "ampere"): 96,  # 128 x 256 accumulators leave room for nothing else
     ("differential", "ampere"): 128,  # two maps of scores at a time
-    ("document", "ampere"): 32,
-    ("gated_mlp", "hopper"): 128,  # two accumulators of the hidden layer beside the output's
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
-    ("matmul", "ampere"): 64,  # 128 x 256 accumulators leave room for nothing else
-    ("softcap", "ampere"): 32,
-    ("window", "ampere"): 96,  # four warps of 64 x 64: ptxas takes some 30 more than predicted
 }
 # Shared memory past the prediction, in bytes: small arrays read by pointer inside a pipelined loop
 # get a ring as well, and a reduction across warps its scratch.

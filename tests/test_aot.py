@@ -39,7 +39,6 @@ BESIDE = {
     ("relative_bias", "hopper"): 4096,
     ("layernorm", "hopper"): 4096,
     ("layernorm_linear_1", "hopper"): 4096,
-    ("mla_2", "hopper"): 16500,  # its computed operand changes hands between warpgroups
     ("layernorm", "ampere"): 4096,
     ("alibi", "ampere"): 4160,  # row terms go from one layout to another
     ("document", "ampere"): 4416,
@@ -55,7 +54,6 @@ REGISTERS_OFF = {
     ("gated_mlp", "ampere"),  # fewer
     ("paged_decode", "hopper"),  # fewer: what is read by pages is not held in registers
     ("paged_decode", "ampere"),
-    ("mla_2", "hopper"),  # 150 where 117 are predicted: its left operand is computed
     ("mlp_1", "ampere"),  # more: the GELU's own
     ("rmsnorm_linear", "hopper"),  # fewer
 }

@@ -360,7 +360,7 @@ def test_a_diagram_may_use_the_module_s_own_names() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("rows", "keys"), [(512, 512), (333, 333), (200, 1000)])
+@pytest.mark.parametrize(("rows", "keys"), [(512, 512), (333, 333), (200, 1000), (1000, 200)])
 @pytest.mark.parametrize("name", [*FORMED, *OTHERS])
 def test_a_kernel_gives_what_the_reference_gives(name: str, rows: int, keys: int) -> None:
     import torch

@@ -26,6 +26,7 @@ from napkin.schedule.cost import cost_of
 from napkin.schedule.cuts import LAUNCH_S, cut_points
 from napkin.schedule.execute import execute
 from napkin.schedule.plan import KernelPlan, Plan, make_plan
+from napkin.schedule.program import Load, Loop, walk
 from tests.conftest import Golden
 from tests.programs import ROOT, arguments_of, diagram_of, example, sizes_of
 
@@ -201,6 +202,15 @@ def test_layers_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch)
     planned_pieces.clear()
     assert len(plan_of(layers(6)).kernels) == 6
     assert len(planned_pieces) <= five + 2  # the last kernels under their own names
+
+
+@pytest.mark.parametrize("machine", ["hopper", "ampere"])
+def test_an_array_that_one_kernel_loads_once_is_not_loaded_by_two(machine: str) -> None:
+    plan = planned("mla", machine)
+    assert len(plan.kernels) == 1
+    loads = [op for op in walk(plan.kernels[0].program.operations) if isinstance(op, Load)]
+    loops = [op for op in plan.kernels[0].program.operations if isinstance(op, Loop)]
+    assert sum(op.array == "C" for op in loads) == len(loops)
 
 
 def layers(count: int) -> str:

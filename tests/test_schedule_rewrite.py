@@ -8,7 +8,7 @@ import pytest
 from napkin.api import parse
 from napkin.diagram import Graph
 from napkin.emit.triton import emit_triton
-from napkin.emit.triton.body import running_on
+from napkin.emit.triton.inflight import running_on
 from napkin.operators import POINTWISE
 from napkin.schedule.execute import execute
 from napkin.schedule.program import Compute, Loop, Program, walk

@@ -21,7 +21,8 @@ from napkin.emit.gluon.entry import WARPS, shared_layout
 from napkin.emit.gluon.functions import Box, ModuleText
 from napkin.emit.module import emit_module
 from napkin.emit.triton import entry_name, kernel_names
-from napkin.emit.triton.body import print_kernel, spell
+from napkin.emit.triton.body import print_kernel
+from napkin.emit.triton.spelling import spell
 from napkin.language.errors import InternalError
 from napkin.runtime.aot import Constant, Resources, inspect_kernel
 from napkin.schedule.plan import KernelPlan, Plan

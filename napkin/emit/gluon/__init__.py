@@ -14,8 +14,8 @@ from napkin.emit.gluon.entry import GluonEntry
 from napkin.emit.gluon.functions import ModuleText, print_functions
 from napkin.emit.render import render
 from napkin.emit.triton import entry_name, kernel_names, signature_of, squeeze
-from napkin.emit.triton.body import KernelText
 from napkin.emit.triton.entry import Launch
+from napkin.emit.triton.values import KernelText
 from napkin.schedule.kernel import KernelPlan
 from napkin.schedule.plan import Plan
 from napkin.schedule.warps import Specialised

@@ -17,7 +17,7 @@ from napkin.emit.gluon.lanes import keep_by_lane
 from napkin.emit.gluon.lines import without_unused, wrapped
 from napkin.emit.gluon.names import name_all
 from napkin.emit.gluon.steps import StepPrinter
-from napkin.emit.triton.body import Spelling, spell, uses
+from napkin.emit.triton.spelling import Spelling, spell, uses
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.program import Region, tiles_of
 from napkin.schedule.warps import Chunks, Ring, Specialised

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from napkin.emit.triton.body import uses
+from napkin.emit.triton.spelling import uses
 
 _LINE = 110  # the longest line that is not broken
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from napkin.emit.triton.body import Spelling
+from napkin.emit.triton.spelling import Spelling
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import Dot, tiles_of, walk
 from napkin.schedule.warps import Specialised

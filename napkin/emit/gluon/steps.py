@@ -13,7 +13,8 @@ from typing import assert_never
 
 from napkin.emit.expressions import Define, Statement, inline
 from napkin.emit.gluon.names import GluonNames
-from napkin.emit.triton.body import TRITON_TYPES, BodyPrinter, as_integer, literal
+from napkin.emit.triton.body import BodyPrinter
+from napkin.emit.triton.spelling import TRITON_TYPES, as_integer, literal
 from napkin.operators import Kind
 from napkin.schedule.barriers import Await, Finish, PassTurn, Release, Slot, Step, Sync, TakeTurn
 from napkin.schedule.liveness import entry_of, reads

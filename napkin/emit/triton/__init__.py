@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from napkin.diagram import SCALAR_TYPES, Diagram, implied_sizes, print_diagram
 from napkin.emit.render import render
-from napkin.emit.triton.body import KernelText, print_kernel, spell
+from napkin.emit.triton.body import print_kernel
 from napkin.emit.triton.entry import EntryPrinter, Launch, Signature, uses_descriptors
+from napkin.emit.triton.spelling import spell
+from napkin.emit.triton.values import KernelText
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.plan import KernelPlan, Plan
 

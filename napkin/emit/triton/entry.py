@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from napkin.diagram import print_dims
-from napkin.emit.triton.body import KernelText, Spelling
+from napkin.emit.triton.spelling import Spelling
+from napkin.emit.triton.values import KernelText
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import Array, Load, Path, Program, walk
 

@@ -32,7 +32,6 @@ from napkin.diagram import (
     Reduce,
     Size,
     State,
-    operands_of,
     topological,
 )
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
@@ -58,7 +57,8 @@ from napkin.schedule.program import (
     Tile,
     tiles_of,
 )
-from napkin.schedule.regions import Body, Walk, padded, settle, simplify, walks
+from napkin.schedule.regions import Body, Walk, descending, padded, settle, simplify, walks
+from napkin.schedule.scopes import Scopes
 from napkin.schedule.tiles import Scope, TileTable
 
 
@@ -77,14 +77,9 @@ class _Lowering:
         self.table = TileTable(layout, (each.name for each in self.diagram.arguments))
         self.products = Products(self.graph, layout, self.table, self._value)
         self.loads = Loads(layout, self.table)
-        self.prologue = Scope(runs_first=True)
-        self.tail = Scope()  # also what lies between passes: the states are final there
-        self.body: Scope | None = None
-        self.inner: dict[str, Scope] = {}
+        self.scopes = Scopes(self.graph, derivation.stream, self.table)
         self.region = Region.FULL
         self.running: dict[tuple[str, str], str] = {}
-        self.pass_states: set[str] = set()
-        self.roots: dict[int, frozenset[str]] = {}
 
     def run(self) -> Program:
         """Lower the passes in order, then the tail."""
@@ -94,8 +89,8 @@ class _Lowering:
             self._lower_pass(stream, number, one)
         tail = stream.tail if stream else tuple(enumerate(self.derivation.outputs))
         for number, box in tail:
-            self._store(number, box, self.tail)
-        operations = (*self.prologue.operations, *self.tail.operations)
+            self._store(number, box, self.scopes.tail)
+        operations = (*self.scopes.prologue.operations, *self.scopes.tail.operations)
         return Program(
             self.diagram.name,
             self.layout.arrays,
@@ -108,29 +103,15 @@ class _Lowering:
             self.layout.axes,
             self.layout.dims,
             self.layout.grid,
-            self._descending(),
+            descending(self.derivation, self._is_uniform),
             tuple(self.loads.buffers),
             operations,
         )
 
-    def _descending(self) -> tuple[str, ...]:
-        """Return grid axes to walk from the end: where a later tile has the longer stream."""
-        stream = self.derivation.stream
-        found: dict[str, None] = {}
-        for condition in self.derivation.conditions if stream else ():
-            assert stream is not None
-            bounds = interval(self.graph, condition, stream.axis, self._is_uniform)
-            if bounds.any.stop is not None and bounds.any.start is None:
-                for each in topological(self.graph, [bounds.any.stop]):
-                    box = self.graph[each]
-                    if isinstance(box, Edge) and box.end == "last":
-                        found[box.axis] = None
-        return tuple(found)
-
     # --- passes -----------------------------------------------------------------------------------
 
     def _lower_pass(self, stream: Stream, number: int, one: Pass) -> None:
-        self.pass_states = {each.name for each in one.accumulators}
+        self.scopes.pass_states = {each.name for each in one.accumulators}
         for each in one.accumulators:
             self._declare(each)
         condition = self.derivation.conditions[number]
@@ -143,10 +124,10 @@ class _Lowering:
             )
             body = settle(self.graph, self.axes, stream.axis, one, condition, bounds, walk.region)
             operations = tuple(self._lower_body(one, body))
-            self.tail.operations.append(
+            self.scopes.tail.operations.append(
                 Loop(stream.axis, start, stop, step, walk.region, operations)
             )
-        self.pass_states = set()
+        self.scopes.pass_states = set()
 
     def _walks(self, axis: str, step: int, bounds: Bounds, one: Pass) -> list[Walk]:
         """Return a pass's loops: one that stores walks the whole axis."""
@@ -156,23 +137,23 @@ class _Lowering:
         return walks(self.graph, axis, step, bounds)
 
     def _declare(self, each: Accumulator) -> None:
-        name = self.table.fresh(self.tail, each.name)
+        name = self.table.fresh(self.scopes.tail, each.name)
         tile = self.table.make(name, self.table.dims(each.axes), each.kind)
-        self.tail.operations.append(Fill(tile, each.unit))
+        self.scopes.tail.operations.append(Fill(tile, each.unit))
         self.running[each.name, "old"] = self.running[each.name, "new"] = name
 
     def _lower_body(self, one: Pass, body: Body) -> list[Operation]:
         self.region = body.region
-        self.body = Scope()
+        self.scopes.body = Scope()
         late: list[Assign] = []
         for each, factors in zip(one.accumulators, body.factors, strict=True):
             self._update(one, each, factors, late)
         for number, box in body.stores:
-            self._store(number, box, self.body)
-        operations = [*self.body.operations, *late]
+            self._store(number, box, self.scopes.body)
+        operations = [*self.scopes.body.operations, *late]
         for each in one.accumulators:
             self.running[each.name, "new"] = self.running[each.name, "old"]
-        self.body = None
+        self.scopes.body = None
         states = set(self.running.values())
         inside = {tile.name for tile in tiles_of(operations)}
         self.table.release(inside - states)
@@ -182,23 +163,25 @@ class _Lowering:
         self, one: Pass, each: Accumulator, factors: tuple[int, ...], late: list[Assign]
     ) -> None:
         """Fold a chunk into a state: a' = sum_j T_j a_j (+) chunk."""
-        assert self.body is not None
+        assert self.scopes.body is not None
         state = self.running[each.name, "old"]
         kept = _reads_old(self.graph, one, each.name)
         moved = self._moved(each)
         dims = self.table.dims(each.axes)
-        target = self.table.fresh(self.body, f"{state}_new") if kept else state
+        target = self.table.fresh(self.scopes.body, f"{state}_new") if kept else state
         tile = self.table.make(target, dims, each.kind)
         chunk = None
         if self._split_axes(each.over):
             if moved != target:
-                self.body.operations.append(Compute(tile, "add", (moved, Literal(0.0))))
-            self._add_chunks(replace(each, factors=factors), tile, self.body)
+                self.scopes.body.operations.append(Compute(tile, "add", (moved, Literal(0.0))))
+            self._add_chunks(replace(each, factors=factors), tile, self.scopes.body)
         else:
-            chunk = self.products.reduce(factors, each.over, each.operator, tile, moved, self.body)
+            chunk = self.products.reduce(
+                factors, each.over, each.operator, tile, moved, self.scopes.body
+            )
         if chunk is not None:
             combine = REDUCTIONS[each.operator].combine
-            self.body.operations.append(Compute(tile, combine, (moved, chunk)))
+            self.scopes.body.operations.append(Compute(tile, combine, (moved, chunk)))
         self.running[each.name, "new"] = target
         if kept:
             late.append(Assign(state, target))
@@ -208,7 +191,7 @@ class _Lowering:
         state = self.running[each.name, "old"]
         if not each.is_carried:
             return state
-        assert self.body is not None
+        assert self.scopes.body is not None
         dims = self.table.dims(each.axes)
         terms: list[str] = []
         for term in each.transport:
@@ -217,25 +200,29 @@ class _Lowering:
                 terms.append(source)
                 continue
             factor = self._value(term.factor, "rescale")
-            tile = self.table.make(self.table.fresh(self.body, f"{state}_moved"), dims, each.kind)
-            self.body.operations.append(Compute(tile, "mul", (source, factor)))
+            tile = self.table.make(
+                self.table.fresh(self.scopes.body, f"{state}_moved"), dims, each.kind
+            )
+            self.scopes.body.operations.append(Compute(tile, "mul", (source, factor)))
             if not is_finite_move(self.graph, term.factor, self._maxima()):
                 self._keep_empty(source, tile)
             terms.append(tile.name)
         total = terms[0]
         for other in terms[1:]:
-            tile = self.table.make(self.table.fresh(self.body, f"{state}_moved"), dims, each.kind)
-            self.body.operations.append(Compute(tile, "add", (total, other)))
+            tile = self.table.make(
+                self.table.fresh(self.scopes.body, f"{state}_moved"), dims, each.kind
+            )
+            self.scopes.body.operations.append(Compute(tile, "add", (total, other)))
             total = tile.name
         return total
 
     def _keep_empty(self, source: str, moved: Tile) -> None:
         """Leave an empty state 0 where the factor that moves it may be infinite at the first chunk."""
-        assert self.body is not None
-        empty = self.table.make(self.table.fresh(self.body, "empty"), moved.dims, Kind.BOOL)
-        self.body.operations.append(Compute(empty, "eq", (source, Literal(0.0))))
+        assert self.scopes.body is not None
+        empty = self.table.make(self.table.fresh(self.scopes.body, "empty"), moved.dims, Kind.BOOL)
+        self.scopes.body.operations.append(Compute(empty, "eq", (source, Literal(0.0))))
         kept = (empty.name, Literal(0.0), moved.name)
-        self.body.operations.append(Compute(moved, "where", kept))
+        self.scopes.body.operations.append(Compute(moved, "where", kept))
 
     def _maxima(self) -> frozenset[str]:
         stream = self.derivation.stream
@@ -246,90 +233,12 @@ class _Lowering:
 
     def _value(self, root: int, wish: str = "t") -> Operand:
         """Lower a box (and what it needs, operands first) in its own scope; return its operand."""
-        for each in self._needed(root):
-            scope = self._scope(each)
+        for each in self.scopes.needed(root):
+            scope = self.scopes.of(each)
             if each not in scope.values:
-                scope.values[each] = self._lower_in(each, scope, wish if each == root else "t")
-        return self._scope(root).values[root]
-
-    def _lower_in(self, each: int, scope: Scope, wish: str) -> Operand:
-        """Lower a box in its scope; what lies outside a loop's body may read nothing that is in it."""
-        body, inner = self.body, self.inner
-        self.inner = _up_to(inner, scope)
-        if self._is_outside(scope):
-            self.body = None
-        value = self._lower_box(each, scope, wish)
-        self.body, self.inner = body, inner
-        return value
-
-    def _is_outside(self, scope: Scope) -> bool:
-        return scope is self.prologue or scope is self.tail
-
-    def _needed(self, root: int) -> list[int]:
-        """Return the boxes to lower for a root; a reduction's operands, and what lies outside, wait."""
-        done: dict[int, None] = {}
-        stack = [(root, False)]
-        while stack:
-            each, ready = stack.pop()
-            if each in done or each in self._scope(each).values:
-                continue
-            box = self.graph[each]
-            outside = self.body is not None and self._is_outside(self._scope(each))
-            if ready or isinstance(box, Reduce) or outside:
-                done[each] = None
-                continue
-            stack.append((each, True))
-            operands = box.indices if isinstance(box, Gather) else operands_of(box)
-            stack += [(operand, False) for operand in reversed(operands)]
-        return list(done)
-
-    def _scope(self, each: int) -> Scope:
-        needs = self._needs(each)
-        for axis, scope in reversed(self.inner.items()):
-            if f"axis {axis}" in needs:
-                return scope
-        stream = self.derivation.stream
-        if self.body is not None:
-            assert stream is not None
-            running = any(f"state {name}" in needs for name in self.pass_states)
-            running = running or "state of the chunk" in needs
-            if running or f"axis {stream.axis}" in needs or self._is_index_vector(each):
-                return self.body
-        if any(need.startswith("state ") for need in needs):
-            return self.tail
-        return self.prologue
-
-    def _is_index_vector(self, each: int) -> bool:
-        """Return whether a box is index arithmetic along a dim: cheaper to make again than to keep."""
-        box = self.graph[each]
-        if box.kind is Kind.FLOAT or not self.table.dims(box.axes):
-            return False
-        leaves = (self.graph[i] for i in topological(self.graph, [each]))
-        return not any(
-            isinstance(leaf, (Gather, Reduce, State)) or _is_read(leaf) for leaf in leaves
-        )
-
-    def _needs(self, root: int) -> frozenset[str]:
-        """Return what a box varies with: axes that it carries, states that it reads."""
-        if root in self.roots:
-            return self.roots[root]
-        for each in topological(self.graph, [root]):
-            if each in self.roots:
-                continue
-            box = self.graph[each]
-            states = {
-                need
-                for operand in operands_of(box)
-                for need in self.roots[operand]
-                if need.startswith("state ")
-            }
-            if isinstance(box, State):
-                states.add(f"state {box.name}")
-            stream = self.derivation.stream
-            if isinstance(box, Edge) and stream is not None and box.axis == stream.axis:
-                states.add("state of the chunk")
-            self.roots[each] = frozenset(states | {f"axis {axis}" for axis in box.axes})
-        return self.roots[root]
+                with self.scopes.inside(scope):
+                    scope.values[each] = self._lower_box(each, scope, wish if each == root else "t")
+        return self.scopes.of(root).values[root]
 
     def _lower_box(self, each: int, scope: Scope, wish: str) -> Operand:
         box = self.graph[each]
@@ -410,12 +319,12 @@ class _Lowering:
     def _emit_load(
         self, name: str, indices: tuple[str, ...], gathered: tuple[bool, ...], scope: Scope
     ) -> str:
-        streamed = not self._is_outside(scope)
+        streamed = not self.scopes.is_outside(scope)
         full = self._in_full_region()
         return self.loads.load(name, indices, gathered, scope, streamed=streamed, full=full)
 
     def _in_full_region(self) -> bool:
-        return self.body is not None and self.region is Region.FULL
+        return self.scopes.body is not None and self.region is Region.FULL
 
     # --- reductions -------------------------------------------------------------------------------
 
@@ -435,7 +344,9 @@ class _Lowering:
 
     def _split_axes(self, over: Sequence[str]) -> list[str]:
         """Return the axes to walk in chunks inside a step, one loop inside the other."""
-        return [a for a in over if self.axes[a].role is AxisRole.SPLIT and a not in self.inner]
+        return [
+            a for a in over if self.axes[a].role is AxisRole.SPLIT and a not in self.scopes.inner
+        ]
 
     def _add_chunks(self, each: Accumulator, tile: Tile, scope: Scope) -> None:
         """Walk the split axes of a sum in chunks, adding to a tile."""
@@ -447,9 +358,9 @@ class _Lowering:
                 scope.operations.append(Compute(tile, "add", (tile.name, chunk)))
             return
         axis = split[0]
-        inner = self.inner[axis] = Scope()
+        inner = self.scopes.inner[axis] = Scope()
         self._add_chunks(each, tile, inner)
-        del self.inner[axis]
+        del self.scopes.inner[axis]
         step = self.axes[axis].tile
         size = self.axes[axis].size
         stop: Operand = Length(axis) if size is None else Literal(size)
@@ -479,20 +390,9 @@ class _Lowering:
         return not streamed and all(self.axes[axis].dim is None for axis in carried)
 
 
-def _is_read(box: Box) -> bool:
-    return isinstance(box, Input) and bool(box.axes)
-
-
 def _folded(operator: str, operands: Sequence[Operand]) -> Literal:
     values = [operand.value for operand in operands if isinstance(operand, Literal)]
     return Literal(POINTWISE[operator].numpy(*values).item())
-
-
-def _up_to(inner: dict[str, Scope], scope: Scope) -> dict[str, Scope]:
-    """Return the split loops around a scope, its own included, outermost first."""
-    order = list(inner.items())
-    depth = next((i + 1 for i, (_, each) in enumerate(order) if each is scope), 0)
-    return dict(order[:depth])
 
 
 def _as_accumulator(box: Reduce) -> Accumulator:

@@ -10,14 +10,16 @@ It works on boxes alone and knows no tile's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.algebra.conditions import vanishes
-from napkin.algebra.masks import Bounds
+from napkin.algebra.derive import Derivation
+from napkin.algebra.masks import Bounds, interval
 from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,
+    Edge,
     Gather,
     Graph,
     Index,
@@ -88,6 +90,21 @@ def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
     loops.append(Walk(Region.FULL, full_start, full_stop, (full_begin, full_end)))
     loops.append(Walk(Region.PARTIAL, full_stop, stop, (full_end, end)))
     return loops
+
+
+def descending(derivation: Derivation, is_uniform: Callable[[int], bool]) -> tuple[str, ...]:
+    """Return grid axes to walk from the end: where a later tile has the longer stream."""
+    stream, graph = derivation.stream, derivation.graph
+    found: dict[str, None] = {}
+    for condition in derivation.conditions if stream else ():
+        assert stream is not None
+        bounds = interval(graph, condition, stream.axis, is_uniform)
+        if bounds.any.stop is not None and bounds.any.start is None:
+            for each in topological(graph, [bounds.any.stop]):
+                box = graph[each]
+                if isinstance(box, Edge) and box.end == "last":
+                    found[box.axis] = None
+    return tuple(found)
 
 
 def settle(

@@ -15,7 +15,6 @@ See docs/algebra.md, "Hoist or carry" and "Body, head, tail, merge".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import comb
 from typing import Any
 
@@ -27,11 +26,9 @@ from napkin.algebra.separation import (
     Separated,
     Shift,
     Term,
-    has_exponential,
     separate_extremum,
     separate_product,
     separate_sum,
-    split_carried,
 )
 from napkin.algebra.states import (
     Accumulator,
@@ -44,6 +41,7 @@ from napkin.algebra.states import (
     Transport,
 )
 from napkin.algebra.symbols import Symbols
+from napkin.algebra.terms import Group, box_or_one, describe_terms, group_terms, is_expressible
 from napkin.diagram import (
     Graph,
     Index,
@@ -69,19 +67,6 @@ def derive_stream(
     a pass, and the refusal says why.
     """
     return _Derivation(graph, outputs, axis, names).run()
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Terms of one sum that share their stream part but for the power of the shifted leaf."""
-
-    stream: Expression
-    carried: Expression
-    tails: tuple[tuple[int, Expression], ...]
-
-    @property
-    def degree(self) -> int:
-        return max(degree for degree, _ in self.tails)
 
 
 class _Derivation:
@@ -167,7 +152,7 @@ class _Derivation:
             result = separate_extremum(operand, symbols)
         else:
             result = separate_product(operand, symbols)
-        if isinstance(result, Separated) and not _is_expressible(result, symbols):
+        if isinstance(result, Separated) and not is_expressible(result, symbols):
             result = Refused(operand)
         if isinstance(result, Refused):
             factor = self._hindrance(box, symbols, result)
@@ -206,12 +191,12 @@ class _Derivation:
         shift = separated.shift
         if shift is not None and self._reads_size(symbols.box_of(shift.centre)):
             self._count(index)
-        groups = _group_terms(separated)
+        groups = group_terms(separated)
         value: list[Expression] = []
         made: list[SeparatedTerm] = []
         for group in groups:
             names = self._accumulate_group(each, symbols, shift, group, index)
-            made += _describe_terms(symbols, shift, group, names)
+            made += describe_terms(symbols, shift, group, names)
             for degree, tail in group.tails:
                 state = self._state(names[degree], box, "new")
                 value.append(tail * symbols.bind(f"{names[degree]}_new", state))
@@ -222,7 +207,7 @@ class _Derivation:
         self._conclude(index, each, rule, tuple(made), symbols.box(sp.Add(*value)), centre)
 
     def _accumulate_group(
-        self, each: int, symbols: Symbols, shift: Shift | None, group: _Group, index: int
+        self, each: int, symbols: Symbols, shift: Shift | None, group: Group, index: int
     ) -> list[str]:
         """Make a group's accumulators, one a degree of the shifted leaf; return their names."""
         box = self.graph[each]
@@ -237,7 +222,7 @@ class _Derivation:
             contribution = symbols.factors(self._versioned(symbols, stream, "new", index))
             phi = self._carry_all(contribution, box.over)
             if degree == 0:
-                same = self._same(box, phi, _box_or_one(symbols, moves), index)
+                same = self._same(box, phi, box_or_one(symbols, moves), index)
                 if same is not None:
                     names.append(same)
                     continue
@@ -246,7 +231,7 @@ class _Derivation:
             transport = tuple(
                 Transport(
                     names[lower],
-                    _box_or_one(symbols, comb(degree, lower) * step ** (degree - lower) * moves),
+                    box_or_one(symbols, comb(degree, lower) * step ** (degree - lower) * moves),
                 )
                 for lower in range(degree + 1)
             )
@@ -392,47 +377,3 @@ class _Derivation:
             fresh = f"{name}{number}"
         self.taken.add(fresh)
         return fresh
-
-
-def _box_or_one(symbols: Symbols, factor: Expression) -> int | None:
-    return None if factor == 1 else symbols.box(factor)
-
-
-def _is_expressible(separated: Separated, symbols: Symbols) -> bool:
-    """Return whether boxes can say every term (an extremum's `HOLE` aside)."""
-    return all(
-        symbols.is_expressible(part.subs(HOLE, 1))
-        for term in separated.terms
-        for part in (term.stream, term.running)
-    )
-
-
-def _describe_terms(
-    symbols: Symbols, shift: Shift | None, group: _Group, names: Sequence[str]
-) -> list[SeparatedTerm]:
-    tails = dict(group.tails)
-    terms: list[SeparatedTerm] = []
-    for degree, name in enumerate(names):
-        power = 1 if shift is None else (shift.stream - shift.centre) ** degree
-        parts = (group.stream * power, group.carried, tails.get(degree, sp.Integer(1)))
-        stream, carried, hoisted = (_box_or_one(symbols, part) for part in parts)
-        terms.append(SeparatedTerm(name, stream, carried, hoisted, degree in tails))
-    return terms
-
-
-def _group_terms(separated: Separated) -> tuple[_Group, ...]:
-    """Gather the terms that differ only in the power of the shifted leaf."""
-    shift = separated.shift
-    groups: dict[tuple[Expression, Expression], list[tuple[int, Expression]]] = {}
-    for term in separated.terms:
-        degree, stream = 0, term.stream
-        if shift is not None:
-            degree = int(sp.degree(stream, shift.stream)) if stream.has(shift.stream) else 0
-            stream = sp.cancel(stream / shift.stream**degree)
-        carried, tail = split_carried(term.running)
-        if not has_exponential(stream):
-            carried, tail = sp.Integer(1), term.running
-        groups.setdefault((stream, carried), []).append((degree, tail))
-    return tuple(
-        _Group(stream, carried, tuple(members)) for (stream, carried), members in groups.items()
-    )

@@ -9,6 +9,7 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from napkin.diagram import (
     Constant,
     Diagram,
     Edge,
+    Extreme,
     Gather,
     Graph,
     Index,
@@ -133,6 +135,11 @@ def evaluate(
                 values[each] = (states or {})[box.name, box.version]
             case Edge():
                 values[each] = library.constant((edges or {})[box.axis, box.end])
+            case Extreme():
+                everything = range(len(graph[box.operand].axes))
+                values[each] = library.reduce(
+                    "min" if box.end == "least" else "max", values[box.operand], tuple(everything)
+                )
             case Constant():
                 values[each] = library.constant(box.value)
             case Index():
@@ -206,7 +213,7 @@ def axis_sizes(diagram: Diagram, shapes: Mapping[str, Sequence[int]]) -> dict[st
         rest = []
         for name, dim, length in pending:
             unknown = [axis for axis in dim if axis not in sizes]
-            known = int(np.prod([sizes[axis] for axis in dim if axis in sizes], dtype=np.int64))
+            known = prod(sizes[axis] for axis in dim if axis in sizes)
             if len(unknown) > 1:
                 rest.append((name, dim, length))
                 continue
@@ -249,6 +256,6 @@ def reference(
     results: dict[str, Value] = {}
     for output in diagram.outputs:
         whole = _align(library, values[output.box], diagram.boxes[output.box].axes, output.axes)
-        shape = [int(np.prod([sizes[axis] for axis in dim], dtype=np.int64)) for dim in output.dims]
+        shape = [prod(sizes[axis] for axis in dim) for dim in output.dims]
         results[output.name] = whole.reshape(shape)
     return results

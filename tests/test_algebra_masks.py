@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from napkin.operators import Kind
 
 LENGTH = 13
 SCALAR = Input("n", (), Kind.INT)
+ROWS = Input("r", ("q",), Kind.INT)  # read from data, a number a row
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -34,11 +35,11 @@ class Truncating(NumpyArithmetic):
         return super().pointwise(operator, operands)
 
 
-def add_affine(graph: Graph, coefficients: tuple[int, int, int, int]) -> int:
-    """Add c_x x + c_q q + c_n n + c."""
-    leaves = (graph.add(Index("x")), graph.add(Index("q")), graph.add(SCALAR))
-    total = graph.constant(coefficients[3])
-    for leaf, coefficient in zip(leaves, coefficients[:3], strict=True):
+def add_affine(graph: Graph, coefficients: tuple[int, int, int, int, int]) -> int:
+    """Add c_x x + c_q q + c_n n + c_r r[q] + c."""
+    leaves = (graph.add(Index("x")), graph.add(Index("q")), graph.add(SCALAR), graph.add(ROWS))
+    total = graph.constant(coefficients[4])
+    for leaf, coefficient in zip(leaves, coefficients[:4], strict=True):
         if coefficient:
             scaled = graph.pointwise("mul", graph.constant(coefficient), leaf)
             total = graph.pointwise("add", total, scaled)
@@ -50,9 +51,9 @@ def conditions(draw: Callable[[st.SearchStrategy[Any]], Any], depth: int = 3) ->
     """Draw a condition as a nested tuple."""
     form = draw(st.sampled_from(("and", "or", "not", "is", "is", "odd"))) if depth else "is"
     if form == "is":
-        coefficient = st.integers(-3, 3)
+        coefficient, one = st.integers(-3, 3), st.integers(-1, 1)
         sides = [
-            draw(st.tuples(coefficient, coefficient, st.integers(-1, 1), st.integers(-9, 9)))
+            draw(st.tuples(coefficient, coefficient, one, one, st.integers(-9, 9)))
             for _ in range(2)
         ]
         return (draw(st.sampled_from(COMPARISONS)), *sides)
@@ -66,7 +67,7 @@ def conditions(draw: Callable[[st.SearchStrategy[Any]], Any], depth: int = 3) ->
 def build(graph: Graph, condition: Any) -> int:
     match condition:
         case ("odd",):
-            total = add_affine(graph, (1, 1, 0, 0))
+            total = add_affine(graph, (1, 1, 0, 0, 0))
             rest = graph.pointwise("mod", total, graph.constant(2))
             return graph.pointwise("eq", rest, graph.constant(1))
         case ("and" | "or" as joined, left, right):
@@ -78,6 +79,17 @@ def build(graph: Graph, condition: Any) -> int:
     raise AssertionError(condition)
 
 
+def numbers() -> st.SearchStrategy[tuple[int, list[int]]]:
+    """Draw the scalar, and a number for every row."""
+    row = st.integers(-9, 9)
+    return st.tuples(st.integers(-4, 9), st.lists(row, min_size=15, max_size=15))
+
+
+def in_tile(numbers: tuple[int, list[int]], tile: tuple[int, int]) -> dict[str, Any]:
+    """Return what a tile of rows reads."""
+    return {"n": np.asarray(numbers[0]), "r": np.asarray(numbers[1][tile[0] : tile[1] + 1])}
+
+
 def is_scalar(graph: Graph) -> Callable[[int], bool]:
     return lambda box: graph[box] == SCALAR
 
@@ -86,7 +98,7 @@ def ends(
     graph: Graph,
     region: Interval | None,
     tile: tuple[int, int],
-    n: int,
+    data: Mapping[str, Any],
     arithmetic: NumpyArithmetic | None = None,
 ) -> tuple[float, float]:
     """Return the numbers [start, stop) of an interval for a tile of q."""
@@ -98,21 +110,21 @@ def ends(
         if box is None:
             found.append(none)
             continue
-        values = evaluate(
-            graph, [box], {"n": np.asarray(n)}, {}, edges=edges, arithmetic=arithmetic
-        )
+        values = evaluate(graph, [box], data, {}, edges=edges, arithmetic=arithmetic)
         found.append(float(values[box]))
     return found[0], found[1]
 
 
-def holds(graph: Graph, condition: int | None, tile: tuple[int, int], n: int) -> Any:
+def holds(
+    graph: Graph, condition: int | None, tile: tuple[int, int], data: Mapping[str, Any]
+) -> Any:
     """Return where a condition holds, q by x."""
     rows, columns = np.arange(tile[0], tile[1] + 1), np.arange(LENGTH)
     shape = (len(rows), len(columns))
     if condition is None:
         return np.ones(shape, dtype=bool)
     indices = {"q": rows, "x": columns}
-    values = evaluate(graph, [condition], {"n": np.asarray(n)}, {}, indices=indices)
+    values = evaluate(graph, [condition], data, {}, indices=indices)
     value, axes = values[condition], graph[condition].axes
     if axes == ("x", "q"):
         value = value.T
@@ -122,31 +134,33 @@ def holds(graph: Graph, condition: int | None, tile: tuple[int, int], n: int) ->
 
 
 @settings(max_examples=400, deadline=None)
-@given(conditions(), st.integers(0, 9), st.integers(0, 5), st.integers(-4, 9))
-def test_bounds_agree_with_brute_force(drawn: Any, first: int, more: int, n: int) -> None:
+@given(conditions(), st.integers(0, 9), st.integers(0, 5), numbers())
+def test_bounds_agree_with_brute_force(drawn: Any, first: int, more: int, numbers: Any) -> None:
     graph, tile = Graph(), (first, first + more)
+    data = in_tile(numbers, tile)
     condition = build(graph, drawn)
     bounds = interval(graph, condition, "x", is_scalar(graph))
-    truth = holds(graph, condition, tile, n)
-    start, stop = ends(graph, bounds.any, tile, n)
+    truth = holds(graph, condition, tile, data)
+    start, stop = ends(graph, bounds.any, tile, data)
     for x in np.flatnonzero(truth.any(axis=0)):
         assert start <= x < stop, "a position that matters is skipped"
-    start, stop = ends(graph, bounds.full, tile, n)
+    start, stop = ends(graph, bounds.full, tile, data)
     inside = [x for x in range(LENGTH) if start <= x < stop]
-    residual = holds(graph, bounds.residual, tile, n)
+    residual = holds(graph, bounds.residual, tile, data)
     assert (truth[:, inside] == residual[:, inside]).all(), "a mask is left out where it matters"
 
 
 @settings(max_examples=200, deadline=None)
-@given(conditions(), st.integers(0, 9), st.integers(0, 5), st.integers(-4, 9))
+@given(conditions(), st.integers(0, 9), st.integers(0, 5), numbers())
 def test_bounds_do_not_depend_on_how_division_rounds(
-    drawn: Any, first: int, more: int, n: int
+    drawn: Any, first: int, more: int, numbers: Any
 ) -> None:
     graph, tile = Graph(), (first, first + more)
+    data = in_tile(numbers, tile)
     bounds = interval(graph, build(graph, drawn), "x", is_scalar(graph))
     for region in (bounds.any, bounds.full):
-        floored = ends(graph, region, tile, n)
-        cut = ends(graph, region, tile, n, Truncating())
+        floored = ends(graph, region, tile, data)
+        cut = ends(graph, region, tile, data, Truncating())
         assert [max(each, 0) for each in floored] == [max(each, 0) for each in cut]
 
 
@@ -186,6 +200,14 @@ def shown(derivation: Derivation) -> list[str]:
         ("2 * x <= q", "x < (last(q) + 2) // 2", "x < (first(q) + 2) // 2"),
         ("not x > q", "x <= last(q)", "x <= first(q)"),
         ("x == q", "first(q) <= x <= last(q)", "last(q) <= x <= first(q)"),
+        ("D[q] <= x", "least(D) <= x", "greatest(D) <= x"),
+        (
+            "D[q] <= x and x <= q",
+            "least(D) <= x <= last(q)",
+            "greatest(D) <= x <= first(q)",
+        ),
+        ("x <= max2(q, D[q])", "x <= greatest(max2(q, D))", "x <= least(max2(q, D))"),
+        ("x < 2 * D[q]", "x < 2 * greatest(D)", "x < 2 * least(D)"),
         ("x <= q or x < 4", "x < max2(last(q) + 1, 4)", "x < max2(first(q) + 1, 4)"),
     ],
 )

@@ -114,6 +114,25 @@ def test_masked_chunks_are_skipped() -> None:
     }
 
 
+@pytest.mark.parametrize("extreme", [0, 2**31 - 1, -(2**31)])
+def test_bounds_read_from_data_skip_what_other_sequences_hold(extreme: int) -> None:
+    diagram = example("packed")
+    sizes = {"b": 1, "h": 2, "q": 37, "x": 37, "d": 7, "v": 5}
+    arguments = arguments_of(diagram, sizes, {}, 0)
+    lengths = np.asarray([10, 3, 24])
+    start = np.repeat(np.cumsum(lengths) - lengths, lengths)[None]
+    arguments["start"] = start
+    program = program_of(diagram, sizes, Tiles(4, 4))
+    walked = run(program, arguments, sizes)
+    assert worst_error(walked.outputs, diagram, arguments) < 1e-12
+    everything = run(program, arguments | {"start": np.zeros_like(start)}, sizes)
+    assert walked.totals.of_array("K") < 0.7 * everything.totals.of_array("K")
+    # A row whose sequence starts past the end sees nothing, one that has no start sees all before it.
+    arguments["start"] = np.where(np.arange(37) == 20, extreme, start)
+    one = run(program, arguments, sizes)
+    assert worst_error(one.outputs, diagram, arguments) < 1e-12
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -16,6 +16,7 @@ from napkin.diagram import (
     Box,
     Constant,
     Edge,
+    Extreme,
     Gather,
     Graph,
     Index,
@@ -149,6 +150,8 @@ class Printer:
             case Gather():
                 indices = ", ".join(self._done[index].text for index in box.indices)
                 return _Text(f"{self._done[box.array].text}[{indices}]")
+            case Extreme():
+                return _Text(f"{box.end}({self._done[box.operand].text})")
             case _:
                 return self._leaf(box)
 

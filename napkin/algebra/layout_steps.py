@@ -8,7 +8,7 @@ from __future__ import annotations
 from napkin.algebra.masks import Interval, interval
 from napkin.algebra.naming import stream_leaves
 from napkin.algebra.view import Step, View
-from napkin.diagram import Constant, Edge, Gather, Index, Input, Pointwise, topological
+from napkin.diagram import Constant, Edge, Extreme, Gather, Index, Input, Pointwise, topological
 from napkin.operators import Kind
 
 _SUM = 5  # how tight a bound must be to stand beside `<`
@@ -46,6 +46,8 @@ def _mask_step(view: View, condition: int, axis: str) -> Step:
         lines.append(f"tested for every element: {view.own.text(bounds.residual)}")
     if any(isinstance(view.graph[each], Edge) for each in _bound_boxes(view, bounds.any)):
         lines.append("first and last are the ends of the tile at hand")
+    if any(isinstance(view.graph[each], Extreme) for each in _bound_boxes(view, bounds.any)):
+        lines.append("least and greatest are taken over the tile at hand, when the kernel runs")
     title = f"mask to bounds: {view.own.definition(condition)}"
     result = f"the loop over {axis} covers {anywhere}"
     return Step(title, 'docs/algebra.md, "Masks as bounds"', tuple(lines), result)

@@ -1,11 +1,14 @@
 """Masks as loop bounds: which chunks of a stream matter to a tile, and which need no mask.
 
 `interval` answers from the boxes alone: where along the stream can a condition hold for some element of a
-tile (`any`), and where does it hold for all of them (`full`)? Affine comparisons of indices, sizes and
-integers give bounds by interval arithmetic; what is not affine stays as a residual condition inside them.
+tile (`any`), and where does it hold for all of them (`full`)? Comparisons that are affine in the stream's
+index give bounds by interval arithmetic; what is not affine stays as a residual condition inside them.
+Everything else in them may be any whole number that does not vary along the stream: an index of another
+axis, a length, what is read from data.
 
-Bounds are boxes over `Edge` leaves, the first and last index of each axis in the tile. See
-docs/algebra.md, "Masks as bounds".
+Bounds are boxes over `Edge` leaves, the first and last index of each axis in the tile, and over `Extreme`
+boxes, the least and greatest value in the tile of a number that varies over it. See docs/algebra.md,
+"Masks as bounds".
 """
 
 from __future__ import annotations
@@ -13,8 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce as fold
+from typing import TypeVar
 
-from napkin.diagram import Constant, Edge, Graph, Index, Pointwise, operands_of
+from napkin.diagram import (
+    Constant,
+    Edge,
+    Extreme,
+    Graph,
+    Index,
+    Pointwise,
+    State,
+    operands_of,
+    topological,
+)
 from napkin.operators import Kind
 
 
@@ -141,53 +155,81 @@ def _join(graph: Graph, operator: str, a: int | None, b: int | None) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class _Affine:
-    """Coefficients of indices (by axis) and of uniform boxes, and a constant."""
+    """Coefficients of indices by axis, of boxes (uniform in a tile, or varying over it), and a constant."""
 
-    indices: tuple[tuple[str, int], ...]
-    uniform: tuple[tuple[int, int], ...]
-    constant: int
+    indices: tuple[tuple[str, int], ...] = ()
+    uniform: tuple[tuple[int, int], ...] = ()
+    varying: tuple[tuple[int, int], ...] = ()
+    constant: int = 0
 
     def plus(self, other: _Affine, sign: int) -> _Affine:
-        indices = dict(self.indices)
-        for axis, coefficient in other.indices:
-            indices[axis] = indices.get(axis, 0) + sign * coefficient
-        uniform = dict(self.uniform)
-        for box, coefficient in other.uniform:
-            uniform[box] = uniform.get(box, 0) + sign * coefficient
         return _Affine(
-            tuple((a, c) for a, c in indices.items() if c),
-            tuple((b, c) for b, c in uniform.items() if c),
+            _sum(self.indices, other.indices, sign),
+            _sum(self.uniform, other.uniform, sign),
+            _sum(self.varying, other.varying, sign),
             self.constant + sign * other.constant,
         )
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a constant alone."""
+        return not (self.indices or self.uniform or self.varying)
+
+
+Key = TypeVar("Key", str, int)
+
+
+def _sum(
+    left: tuple[tuple[Key, int], ...], right: tuple[tuple[Key, int], ...], sign: int
+) -> tuple[tuple[Key, int], ...]:
+    total = dict(left)
+    for key, coefficient in right:
+        total[key] = total.get(key, 0) + sign * coefficient
+    return tuple((key, coefficient) for key, coefficient in total.items() if coefficient)
 
 
 _MAX_COEFFICIENT = 4096
 
 
-def _affine(graph: Graph, each: int, is_uniform: Callable[[int], bool]) -> _Affine | None:
+def _affine(
+    graph: Graph, each: int, axis: str, is_uniform: Callable[[int], bool]
+) -> _Affine | None:
+    """Return a box as an affine form in the axis's index, None if it is none."""
     box = graph[each]
     if isinstance(box, Index):
-        return _Affine(((box.axis, 1),), (), 0)
+        return _Affine(indices=((box.axis, 1),))
     if isinstance(box, Constant) and box.kind is Kind.INT:
-        return _Affine((), (), int(box.value))
+        return _Affine(constant=int(box.value))
     if box.kind is not Kind.INT:
         return None
     if is_uniform(each):
-        return _Affine((), ((each, 1),), 0)
-    if not isinstance(box, Pointwise):
-        return None
-    parts = [_affine(graph, operand, is_uniform) for operand in operands_of(box)]
-    if any(part is None for part in parts):
-        return None
+        return _Affine(uniform=((each, 1),))
+    found = _affine_pointwise(graph, box, axis, is_uniform) if isinstance(box, Pointwise) else None
+    if found is None and _is_known_before(graph, each, axis):
+        return _Affine(varying=((each, 1),))
+    return found
+
+
+def _is_known_before(graph: Graph, each: int, axis: str) -> bool:
+    """Return whether a number varies neither along the stream nor with its states."""
+    below = [graph[i] for i in topological(graph, [each])]
+    return not any(axis in box.axes or isinstance(box, State) for box in below)
+
+
+def _affine_pointwise(
+    graph: Graph, box: Pointwise, axis: str, is_uniform: Callable[[int], bool]
+) -> _Affine | None:
+    parts = [_affine(graph, operand, axis, is_uniform) for operand in operands_of(box)]
     known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
     if box.operator == "neg":
         return _scaled(known[0], -1)
     if box.operator in ("add", "sub"):
         return known[0].plus(known[1], 1 if box.operator == "add" else -1)
     if box.operator == "mul":
         for one, other in (known, known[::-1]):
-            small = not one.indices and not one.uniform and abs(one.constant) <= _MAX_COEFFICIENT
-            if small:
+            if one.is_number and abs(one.constant) <= _MAX_COEFFICIENT:
                 return _scaled(other, one.constant)
     return None
 
@@ -196,6 +238,7 @@ def _scaled(affine: _Affine, factor: int) -> _Affine:
     return _Affine(
         tuple((axis, c * factor) for axis, c in affine.indices),
         tuple((box, c * factor) for box, c in affine.uniform),
+        tuple((box, c * factor) for box, c in affine.varying),
         affine.constant * factor,
     )
 
@@ -203,7 +246,7 @@ def _scaled(affine: _Affine, factor: int) -> _Affine:
 def _compare(
     graph: Graph, box: Pointwise, axis: str, is_uniform: Callable[[int], bool]
 ) -> Bounds | None:
-    left, right = (_affine(graph, each, is_uniform) for each in box.operands)
+    left, right = (_affine(graph, each, axis, is_uniform) for each in box.operands)
     if left is None or right is None:
         return None
     difference = left.plus(right, -1)  # compared with 0
@@ -216,7 +259,7 @@ def _compare(
     if box.operator in ("gt", "ge"):
         difference = _scaled(difference, -1)
     if box.operator in ("lt", "gt"):
-        difference = difference.plus(_Affine((), (), 1), 1)
+        difference = difference.plus(_Affine(constant=1), 1)
     return _at_most(graph, difference, axis)
 
 
@@ -229,14 +272,15 @@ def isolate(graph: Graph, comparison: int, axis: str) -> int:
     box = graph[comparison]
     if not isinstance(box, Pointwise) or box.operator not in _COMPARISONS | {"ne"}:
         return comparison
-    left, right = (_affine(graph, each, lambda i: not graph[i].axes) for each in box.operands)
+    sides = (_affine(graph, each, axis, lambda i: not graph[i].axes) for each in box.operands)
+    left, right = sides
     if left is None or right is None:
         return comparison
     difference = left.plus(right, -1)
     coefficient = dict(difference.indices).get(axis)
     if coefficient not in (1, -1):
         return comparison
-    rest = difference.plus(_Affine(((axis, coefficient),), (), 0), -1)
+    rest = difference.plus(_Affine(indices=((axis, coefficient),)), -1)
     # coefficient * axis + rest OP 0
     alone = _linear(graph, _scaled(rest, -coefficient))
     operator = box.operator if coefficient == 1 else _MIRRORED[box.operator]
@@ -249,7 +293,7 @@ _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "
 def _linear(graph: Graph, affine: _Affine) -> int:
     """Return an affine form as a box."""
     terms = [(graph.add(Index(axis)), coefficient) for axis, coefficient in affine.indices]
-    return _signed_sum(graph, [*terms, *affine.uniform], affine.constant)
+    return _signed_sum(graph, [*terms, *affine.uniform, *affine.varying], affine.constant)
 
 
 def _at_most(graph: Graph, difference: _Affine, axis: str) -> Bounds:
@@ -259,13 +303,13 @@ def _at_most(graph: Graph, difference: _Affine, axis: str) -> Bounds:
     lies before the axis's start, so that a division rounding to zero gives the same loop.
     """
     coefficient = dict(difference.indices)[axis]
-    rest = difference.plus(_Affine(((axis, coefficient),), (), 0), -1)
+    rest = difference.plus(_Affine(indices=((axis, coefficient),)), -1)
     if coefficient > 0:  # axis < floor(-rest / c) + 1 = floor((c - rest) / c)
-        stop = _scaled(rest, -1).plus(_Affine((), (), coefficient), 1)
+        stop = _scaled(rest, -1).plus(_Affine(constant=coefficient), 1)
         last, first = (_quotient(graph, stop, coefficient, low=low) for low in (False, True))
         return Bounds(Interval(None, last), Interval(None, first), None)
     # axis >= ceil(rest / |c|) = floor((rest + |c| - 1) / |c|)
-    start = rest.plus(_Affine((), (), -coefficient - 1), 1)
+    start = rest.plus(_Affine(constant=-coefficient - 1), 1)
     first, last = (_quotient(graph, start, -coefficient, low=low) for low in (True, False))
     return Bounds(Interval(first, None), Interval(last, None), None)
 
@@ -280,6 +324,10 @@ def _extreme(graph: Graph, affine: _Affine, *, low: bool) -> int:
     terms = [
         (graph.add(Edge(axis, "first" if (coefficient > 0) == low else "last")), coefficient)
         for axis, coefficient in affine.indices
+    ]
+    terms += [
+        (graph.add(Extreme(box, "least" if (coefficient > 0) == low else "greatest")), coefficient)
+        for box, coefficient in affine.varying
     ]
     return _signed_sum(graph, [*terms, *affine.uniform], affine.constant)
 

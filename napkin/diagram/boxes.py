@@ -66,6 +66,16 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Extreme:
+    """The `least` or `greatest` value of a whole number over the tile at hand; only in derivations."""
+
+    operand: int
+    end: str
+    kind: Kind = Kind.INT
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Constant:
     """A number, infinity or a truth value."""
 
@@ -127,7 +137,7 @@ class Gather:
     kind: Kind
 
 
-Box = Input | State | Edge | Constant | Index | Size | Pointwise | Reduce | Gather
+Box = Input | State | Edge | Extreme | Constant | Index | Size | Pointwise | Reduce | Gather
 Leaf = (Input, State, Edge, Constant, Index, Size)
 
 
@@ -138,5 +148,7 @@ def operands_of(box: Box) -> tuple[int, ...]:
             return box.operands
         case Gather():
             return (box.array, *box.indices)
+        case Extreme():
+            return (box.operand,)
         case _:
             return ()

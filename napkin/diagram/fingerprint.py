@@ -15,6 +15,7 @@ from napkin.diagram.boxes import (
     Box,
     Constant,
     Edge,
+    Extreme,
     Gather,
     Index,
     Input,
@@ -66,7 +67,7 @@ def _key(
             return (box.operator, over, *sorted(keys[each] for each in box.operands))
         case Gather():
             return ("gather", *(keys[each] for each in (box.array, *box.indices)))
-        case State() | Edge():
+        case State() | Edge() | Extreme():
             return (repr(box),)
         case _:
             assert_never(box)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from napkin.diagram.boxes import Box, Constant, Gather, Pointwise, Reduce, operands_of
+from napkin.diagram.boxes import Box, Constant, Extreme, Gather, Pointwise, Reduce, operands_of
 from napkin.language.errors import InternalError
 from napkin.operators import POINTWISE, Kind, result_kind
 
@@ -115,5 +115,7 @@ def _rebuild(graph: Graph, box: Box, children: tuple[int, ...]) -> int:
             return graph.reduce(box.operator, children, box.over)
         case Gather():
             return graph.gather(children[0], children[1:])
+        case Extreme():
+            return graph.add(Extreme(children[0], box.end))
         case _:
             raise InternalError(f"a leaf box has operands: {box}")

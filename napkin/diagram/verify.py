@@ -5,6 +5,7 @@ from __future__ import annotations
 from napkin.diagram.boxes import (
     Box,
     Edge,
+    Extreme,
     Gather,
     Input,
     Pointwise,
@@ -47,7 +48,7 @@ def _verify_axes(diagram: Diagram, box: Box) -> None:
             array = diagram.boxes[box.array]
             good = set(box.axes) == indexed and isinstance(array, Input)
             good = good and len(box.indices) == len(array.axes)
-        case State() | Edge():
+        case State() | Edge() | Extreme():
             good = False
         case _:
             good = True

@@ -24,6 +24,7 @@ from napkin.diagram import (
     Constant,
     Diagram,
     Edge,
+    Extreme,
     Gather,
     Graph,
     Index,
@@ -45,6 +46,7 @@ from napkin.schedule.program import (
     Compute,
     EdgePosition,
     Fill,
+    Fold,
     Length,
     Literal,
     Loop,
@@ -57,7 +59,17 @@ from napkin.schedule.program import (
     Tile,
     tiles_of,
 )
-from napkin.schedule.regions import Body, Walk, descending, padded, settle, simplify, walks
+from napkin.schedule.regions import (
+    FARTHEST,
+    Body,
+    Walk,
+    descending,
+    padded,
+    settle,
+    simplify,
+    walks,
+    within_ends,
+)
 from napkin.schedule.scopes import Scopes
 from napkin.schedule.tiles import Scope, TileTable
 
@@ -260,12 +272,29 @@ class _Lowering:
                 )
                 scope.operations.append(EdgePosition(tile, box.axis, box.end))
                 return tile.name
+            case Extreme():
+                return self._extreme(box, scope)
             case Pointwise():
                 return self._compute(each, box, scope, wish)
             case Gather():
                 return self._gather(box, scope)
             case Reduce():
                 return self._reduce(each, box, scope)
+
+    def _extreme(self, box: Extreme, scope: Scope) -> Operand:
+        """Lower the least or greatest value of a tile; positions past an axis's end have no say."""
+        value = self._value(within_ends(self.graph, self.axes, box))
+        dims = self.table.dims_of(value)
+        if dims:
+            assert isinstance(value, str)
+            tile = self.table.make(self.table.fresh(scope, box.end), (), Kind.INT)
+            scope.operations.append(Fold(tile, "min" if box.end == "least" else "max", value, dims))
+            value = tile.name
+        for operator, limit in (("max2", -FARTHEST), ("min2", FARTHEST)):
+            tile = self.table.make(self.table.fresh(scope, box.end), (), Kind.INT)
+            scope.operations.append(Compute(tile, operator, (value, Literal(limit))))
+            value = tile.name
+        return value
 
     def _is_array(self, box: Input) -> bool:
         return any(each.name == box.name for each in self.layout.arrays)

@@ -20,6 +20,7 @@ from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,
     Edge,
+    Extreme,
     Gather,
     Graph,
     Index,
@@ -34,6 +35,7 @@ from napkin.operators import REDUCTIONS, Kind
 from napkin.schedule.program import AxisRole, AxisTile, Region
 from napkin.schedule.rewrite import split_scale
 
+FARTHEST = 2**30  # a bound that no axis reaches, far enough from overflow to be added to
 _LARGEST_INT = 2**31 - 1
 _POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
 
@@ -162,6 +164,16 @@ def padded(graph: Graph, axes: Mapping[str, AxisTile], each: Accumulator) -> tup
             continue
         factors = _mask(graph, each, factors, _inside(graph, axis), axis)
     return factors
+
+
+def within_ends(graph: Graph, axes: Mapping[str, AxisTile], extreme: Extreme) -> int:
+    """Return what an extreme over a tile is taken of, with no say for positions past an axis's end."""
+    value = extreme.operand
+    unit = graph.constant(FARTHEST if extreme.end == "least" else -FARTHEST)
+    for axis in graph[value].axes:
+        if not axes[axis].is_exact:
+            value = graph.pointwise("where", _inside(graph, axis), value, unit)
+    return value
 
 
 def _inside(graph: Graph, axis: str) -> int:

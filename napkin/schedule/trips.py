@@ -6,15 +6,16 @@ are numbers, or uniform computations over lengths, scalars and the group's own p
 mask's last key); groups that differ only in axes that no bound reads are of one kind, and all kinds
 are evaluated at once.
 
-A bound that is read from data can't be known here: the loop then counts as if it walked the whole
-axis, and `Trip.is_exact` says so. The executor counts what is really walked.
+A bound that is read from data can't be known here: it then counts as if it bounded nothing, and
+`Trip.is_exact` says so. The executor counts what is really walked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import nan, prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from napkin.schedule.program import (
     Fill,
     Length,
     Literal,
+    Load,
     Loop,
     Operand,
     Operation,
@@ -38,6 +40,7 @@ from napkin.schedule.program import (
 )
 
 Numbers = npt.NDArray[np.int64]
+Known = npt.NDArray[Any]  # whole numbers as floats: NaN is what data decide
 Scalar = float | int
 
 
@@ -115,7 +118,10 @@ def _passes(operations: Sequence[Operation]) -> list[list[Loop]]:
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """A loop's walk in every kind of group: first position and steps, one entry a kind."""
+    """A loop's walk in every kind of group: first position and steps, one entry a kind.
+
+    `is_exact` is False where data bound the walk.
+    """
 
     axis: str
     start: Numbers
@@ -152,17 +158,19 @@ def trips(
     kinds: Kinds,
 ) -> dict[int, Trip]:
     """Return every loop's trip, by its place among the program's loops in reading order."""
-    known: dict[str, Numbers] = {
-        name: np.full(kinds.count, value) for name, value in scalars.items()
+    known: dict[str, Known] = {
+        name: np.full(kinds.count, value, float) for name, value in scalars.items()
     }
     starts = dict(kinds.starts)
+    from_data = _from_data(program, known)
     found: dict[int, Trip] = {}
     for each in program.operations:
         # Bounds are made outside the loops: a body's names are its own.
         _learn(program, each, known, starts, sizes)
         for loop in walk((each,)):
             if isinstance(loop, Loop):
-                found[len(found)] = _trip(loop, known, sizes, kinds.count)
+                is_exact = not from_data & set(reads(loop))
+                found[len(found)] = _trip(loop, known, sizes, kinds.count, is_exact=is_exact)
     return found
 
 
@@ -196,46 +204,68 @@ def _axes_in_bounds(program: Program) -> set[str]:
     return axes
 
 
+def _from_data(program: Program, given: Container[str]) -> frozenset[str]:
+    """Return the names of what is not given, or read from memory, or computed from either, outside loops."""
+    found = {name for name, _ in program.scalars if name not in given}
+    for each in program.operations:
+        name = writes(each)
+        if name and (isinstance(each, Load) or found & set(reads(each))):
+            found.add(name)
+    return frozenset(found)
+
+
 def _learn(
     program: Program,
     operation: Operation,
-    known: dict[str, Numbers],
+    known: dict[str, Known],
     starts: Mapping[str, Numbers],
     sizes: Mapping[str, int],
 ) -> None:
-    """Evaluate an operation that is uniform in a group, if what it reads is known."""
+    """Evaluate an operation that is uniform in a group; what is read from data is NaN."""
     match operation:
         case EdgePosition() if operation.axis in starts:
             start, tile = starts[operation.axis], program.axis(operation.axis).tile
             last = np.asarray(last_position(start, tile, sizes[operation.axis]))
-            known[operation.tile.name] = start if operation.end == "first" else last
+            known[operation.tile.name] = (start if operation.end == "first" else last) * 1.0
         case Positions() if operation.axis in starts and not operation.tile.dims:
-            known[operation.tile.name] = starts[operation.axis]
+            known[operation.tile.name] = starts[operation.axis] * 1.0
         case Compute() if not operation.tile.dims:
             operands = [_number(each, known, sizes) for each in operation.operands]
-            values = [each for each in operands if each is not None]
-            if len(values) == len(operands):
-                function = POINTWISE[operation.operator].numpy
-                known[operation.tile.name] = np.asarray(function(*values))
+            known[operation.tile.name] = _result(operation.operator, operands)
         case _:
             pass
 
 
-def _number(
-    operand: Operand, known: Mapping[str, Numbers], sizes: Mapping[str, int]
-) -> Numbers | None:
+def _result(operator: str, operands: Sequence[Known]) -> Known:
+    """Return what an operator gives; of two bounds, one that is not known is none."""
+    if operator in ("max2", "min2"):
+        function = np.fmax if operator == "max2" else np.fmin
+        return np.asarray(function(*operands))
+    if any(np.isnan(each).any() for each in operands):
+        return np.asarray(nan)
+    return np.asarray(POINTWISE[operator].numpy(*operands), float)
+
+
+def _number(operand: Operand, known: Mapping[str, Known], sizes: Mapping[str, int]) -> Known:
     if isinstance(operand, Length):
-        return np.asarray(sizes[operand.axis])
-    return np.asarray(operand.value) if isinstance(operand, Literal) else known.get(operand)
+        return np.asarray(float(sizes[operand.axis]))
+    if isinstance(operand, Literal):
+        return np.asarray(float(operand.value))
+    return known.get(operand, np.asarray(nan))
 
 
-def _trip(loop: Loop, known: Mapping[str, Numbers], sizes: Mapping[str, int], count: int) -> Trip:
+def _trip(
+    loop: Loop,
+    known: Mapping[str, Known],
+    sizes: Mapping[str, int],
+    count: int,
+    *,
+    is_exact: bool,
+) -> Trip:
     start, stop = (_number(each, known, sizes) for each in (loop.start, loop.stop))
-    is_exact = True
-    if start is None or stop is None:
-        # The partial region is taken to walk everything, the full one nothing.
-        is_exact, start = False, np.asarray(0)
-        stop = np.asarray(sizes[loop.axis] if loop.region is Region.PARTIAL else 0)
-    steps = np.maximum(-(-(stop - start) // loop.step), 0)
+    start = np.where(np.isnan(start), 0, start)
+    stop = np.where(np.isnan(stop), sizes[loop.axis], stop)
+    steps = np.maximum(-(-(stop - start) // loop.step), 0).astype(np.int64)
+    whole = start.astype(np.int64)
     shape = (count,)
-    return Trip(loop.axis, np.broadcast_to(start, shape), np.broadcast_to(steps, shape), is_exact)
+    return Trip(loop.axis, np.broadcast_to(whole, shape), np.broadcast_to(steps, shape), is_exact)

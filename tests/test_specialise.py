@@ -20,6 +20,7 @@ from napkin.schedule.program import Dot, Load, Loop, Program, Region
 from napkin.schedule.rewrite import rewrite
 from napkin.schedule.rotate import rotate
 from napkin.schedule.specialise import specialise
+from napkin.schedule.trips import kinds_of_groups, trips
 from napkin.schedule.warps import Ring, Specialised
 from tests.programs import (
     EXAMPLES,
@@ -38,7 +39,8 @@ SIZES = {"b": 2, "h": 3, "k": 2, "g": 3, "q": 37, "x": 45, "d": 7, "v": 5, "t": 
 LIMITS = {"page": 7, "length": 50, "label": 5}
 FORMED = (
     *("alibi", "attention", "attention_lse", "causal", "differential", "document", "gated_mlp"),
-    *("gqa", "mlp", "relative_bias", "sigmoid", "sinks", "softcap", "spherical", "window"),
+    *("gqa", "mlp", "packed", "relative_bias", "sigmoid", "sinks", "softcap", "spherical"),
+    "window",
 )
 
 
@@ -120,6 +122,18 @@ def test_random_streams_are_the_same_rotated(text: str, size: int, keys: int, ti
     for name, value in plain.items():
         scale = float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value)))
         np.testing.assert_allclose(turned[name], value, rtol=0, atol=1e-9 * scale, err_msg=text)
+
+
+@pytest.mark.parametrize("width", [-1000, -5, 0, 1, 9, 1000])
+def test_a_bound_past_the_last_chunk_walks_none_but_the_first(width: int) -> None:
+    diagram, sizes = example("window"), sizes_of(example("window"), SIZES, 5)
+    arguments = arguments_of(diagram, sizes, LIMITS, 0) | {"width": width}
+    program = rotated(program_of(diagram, sizes, Tiles(8, 8)))
+    assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
+    kinds = kinds_of_groups(program, sizes)
+    walked = trips(program, sizes, {"width": width}, kinds).values()
+    most = -(-sizes["x"] // 8) if width > 0 else 1
+    assert np.max(np.sum([each.steps for each in walked], axis=0)) <= most
 
 
 def test_the_second_contraction_waits_for_the_next_chunk() -> None:

@@ -11,6 +11,7 @@ from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import (
     Assign,
+    Compute,
     Dot,
     EdgePosition,
     Fill,
@@ -19,6 +20,7 @@ from napkin.schedule.program import (
     Loop,
     Operation,
     Path,
+    Positions,
     Program,
     Tile,
     tiles_of,
@@ -34,14 +36,20 @@ def find_obstacle(program: Program, rows: str) -> str | None:
     dims = [dim for dim in program.dims if rows in dim.axes]
     if not dims or dims[0].axes != (rows,):
         return f"`{rows}` shares its tile's rows with another axis"
+    place = place_of(program)
     for op in walk(program.operations):
-        reason = _dot_obstacle(op, program, rows) if isinstance(op, Dot) else _obstacle(op, rows)
+        if op in place:
+            reason = _place_obstacle(op, rows)
+        elif isinstance(op, Dot):
+            reason = _dot_obstacle(op, program, rows)
+        else:
+            reason = _obstacle(op, rows)
         if reason is not None:
             return reason
     read = {_streamed(op) for op in program.operations if isinstance(op, Loop)}
     if len(read) > 1:
         return "the loops of the stream read different arrays"
-    return _use_obstacle(program) or _layout_obstacle(program, rows) or _bounds_obstacle(program)
+    return _use_obstacle(program) or _layout_obstacle(program, rows)
 
 
 def _streamed(loop: Loop) -> tuple[str, ...]:
@@ -103,14 +111,20 @@ def _layout_obstacle(program: Program, rows: str) -> str | None:
     return None
 
 
-def _bounds_obstacle(program: Program) -> str | None:
-    if any(isinstance(op, Load) for op in place_of(program)):
-        return "the stream's bounds are read from data"
-    return None
+def _place_obstacle(op: Operation, rows: str) -> str | None:
+    """Refuse bounds that need more than numbers, and row values of which the least or greatest is taken."""
+    if isinstance(op, Compute | Load | Positions | EdgePosition) and set(op.tile.dims) <= {rows}:
+        return None
+    if isinstance(op, Fold) and op.over == (rows,) and not op.tile.dims:
+        return None if op.operator in ("min", "max") else f"`{rows}` is reduced in a tile"
+    return "the stream's bounds need more than numbers of rows"
 
 
 def place_of(program: Program) -> tuple[Operation, ...]:
-    """Return what all warps compute of a group's place: the whole numbers that its loops' bounds need."""
+    """Return what all warps compute of a group's place: the numbers that its loops' bounds need.
+
+    These are whole numbers, and the row values whose least or greatest bounds a loop.
+    """
     first = next(i for i, op in enumerate(program.operations) if isinstance(op, Loop))
     needed = {name for op in program.operations if isinstance(op, Loop) for name in reads(op)}
     taken: list[Operation] = []

@@ -66,12 +66,16 @@ def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
     full_begin, full_end = f"{axis}_full_begin", f"{axis}_full_end"
     size = graph.add(Size(axis))
     zero = graph.constant(0)
-    any_start = _align(graph, bounds.any.start, step, up=False) if bounds.any.start else zero
-    any_start = graph.pointwise("max2", any_start, zero) if bounds.any.start else zero
     stop = size
     if bounds.any.stop is not None:
         # Never below zero: a tile that sees nothing walks no chunk.
         stop = graph.pointwise("max2", graph.pointwise("min2", bounds.any.stop, size), zero)
+    any_start = zero
+    if bounds.any.start is not None:
+        # Never behind the last chunk: where nothing is to be seen, every loop ends where it starts.
+        any_start = _align(graph, bounds.any.start, step, up=False)
+        any_start = graph.pointwise("min2", any_start, _align(graph, stop, step, up=True))
+        any_start = graph.pointwise("max2", any_start, zero)
     if bounds.full is None:
         return [Walk(Region.PARTIAL, any_start, stop, (begin, end))]
     full_stop = size

@@ -16,6 +16,7 @@ It is not asked here whether this form is faster than the plain one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeGuard
 
 from napkin.schedule.barriers import Await, Release, Slot, Step, with_barriers, with_turns
@@ -29,7 +30,7 @@ from napkin.schedule.layout import (
     Tiling,
     build_layout,
 )
-from napkin.schedule.liveness import reads
+from napkin.schedule.liveness import entry_of, reads, writes
 from napkin.schedule.lower import lower
 from napkin.schedule.obstacles import OPERANDS, find_obstacle, place_of, tile_registers
 from napkin.schedule.program import (
@@ -191,6 +192,7 @@ class _Maker:
         rings = self._rings()
         slots = self._slots(rings)
         staged = self._staged(rings, shared_limit)
+        rings = self._deepened(rings, staged, shared_limit)
         place = place_of(self.program)
         carried = {name for name, slot in slots.items() if slot.age}
         chunks = tuple(
@@ -232,6 +234,23 @@ class _Maker:
         arrivals = 1 if by_rows else self.consumers
         return Ring(name, load, slots, size, arrivals, resident, by_rows)
 
+    def _deepened(
+        self, rings: Sequence[Ring], staged: Sequence[Staged], shared_limit: int
+    ) -> tuple[Ring, ...]:
+        """Give resident rings slots for the next group as well, as far as shared memory goes.
+
+        The next group's tiles then arrive while this one's chunks are still contracted.
+        """
+        free = shared_limit - _BARRIER_BYTES
+        free -= sum(ring.slots * ring.slot_bytes for ring in rings)
+        free -= sum(self.consumers * each.slot_bytes for each in staged if each.ring is None)
+        found: list[Ring] = []
+        for ring in rings:
+            more = min(ring.slots, free // ring.slot_bytes) if ring.resident else 0
+            free -= more * ring.slot_bytes
+            found.append(replace(ring, slots=ring.slots + more))
+        return tuple(found)
+
     def _holds_two_chunks(self) -> bool:
         """Return whether a chunk's tile is read at once and again in the next: a slot more is then in use."""
         body = self.loops[-1].body
@@ -268,7 +287,10 @@ class _Maker:
         slots: dict[str, Slot],
     ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """Return what a consumer does before the first chunk, and behind the last."""
-        prelude: list[Step] = [op for op in self.before if op not in place and not _is_shared(op)]
+        elsewhere = [op for op in place if op not in self._row_values(place)]
+        prelude: list[Step] = [
+            op for op in self.before if op not in elsewhere and not _is_shared(op)
+        ]
         resident = [ring for ring in rings if ring.resident]
         prelude += [Await(Slot(ring.name, 0)) for ring in resident]
         carried = {name: slot for name, slot in slots.items() if slot.age}
@@ -277,6 +299,18 @@ class _Maker:
         early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
         late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
         return tuple(prelude), (*early, *drain, *late)
+
+    def _row_values(self, place: Sequence[Operation]) -> tuple[Operation, ...]:
+        """Return the row values of a group's place that a consumer also needs for rows of its own."""
+        rest = [op for op in (*self.before, *self.after) if op not in place]
+        needed = {name for op in rest for name in reads(op)}
+        needed = needed.union(*(entry_of(loop.body) for loop in self.loops))
+        found: list[Operation] = []
+        for op in reversed(place):
+            if writes(op) in needed and not isinstance(op, Loop | Assign | Store) and op.tile.dims:
+                found.append(op)
+                needed |= set(reads(op))
+        return tuple(found[::-1])
 
     def _read_behind(self, rings: Iterable[Ring]) -> set[str | None]:
         read = {name for op in self.after for name in reads(op)}

@@ -17,9 +17,19 @@ from napkin.emit.gluon.lanes import keep_by_lane
 from napkin.emit.gluon.lines import without_unused, wrapped
 from napkin.emit.gluon.names import name_all
 from napkin.emit.gluon.steps import StepPrinter
-from napkin.emit.triton.spelling import Spelling, spell, uses
+from napkin.emit.triton.spelling import Spelling, as_integer, literal, spell, uses
+from napkin.operators import POINTWISE, REDUCTIONS
 from napkin.schedule.layout import TYPE_BYTES
-from napkin.schedule.program import Region, tiles_of
+from napkin.schedule.liveness import reads, writes
+from napkin.schedule.program import (
+    Compute,
+    Fold,
+    Load,
+    Operation,
+    Positions,
+    Region,
+    tiles_of,
+)
 from napkin.schedule.warps import Chunks, Ring, Specialised
 
 _BAND = 8  # tiles of a band, measured on an H200 (docs/hopper.md)
@@ -81,11 +91,14 @@ class _ModulePrinter(StepPrinter):
         given = self._given((*produce, *consume))
         place = [*without_unused(place, given), f"    return {', '.join(given)}"]
         words = self.words
-        parts = [self._function(words.place, (words.group,), place)]
-        passed = ", ".join((f"_group({words.turn})", *parts[0].parameters[1:]))
-        call = f"{', '.join(given)} = {words.place}({passed})"
+        rows = (f"{words.rows}: gl.constexpr",) if self._row_values() else ()
+        parts = [self._function(words.place, (words.group, *rows), place)]
         own = (f"{words.consumer}: gl.constexpr",)
-        for name, mine, lines in ((words.produce, (), produce), (words.consume, own, consume)):
+        for name, mine, warps, lines in (
+            (words.produce, (), 1, produce),
+            (words.consume, own, 4, consume),
+        ):
+            call = f"{', '.join(given)} = {self._call_place(parts[0], warps)}"
             whole = [line.replace(_UNPACK, call) for line in lines]
             parts.append(self._function(name, mine, whole))
         kernel = self._lines(lambda: self._kernel(parts[1], parts[2]))
@@ -93,6 +106,20 @@ class _ModulePrinter(StepPrinter):
         boxes = self._boxes()
         return ModuleText(
             tuple(parts), self._constants(parts, boxes), self._helpers(), boxes, self.names
+        )
+
+    def _call_place(self, place: Function, warps: int) -> str:
+        """Return a call of `place` by a partition of so many warps, which hold its row values."""
+        rows = [f"gl.BlockedLayout([1], [32], [{warps}], [0])"] if self._row_values() else []
+        passed = place.parameters[1 + len(rows) :]
+        return f"{self.words.place}({', '.join((f'_group({self.words.turn})', *rows, *passed))})"
+
+    def _row_values(self) -> tuple[Operation, ...]:
+        """Return the operations of a group's place that make row values, or fold them."""
+        return tuple(
+            op
+            for op in self.kernel.place
+            if isinstance(op, Fold) or (isinstance(op, Compute | Load | Positions) and op.tile.dims)
         )
 
     def _lines(self, part: Callable[[], None]) -> list[str]:
@@ -106,7 +133,7 @@ class _ModulePrinter(StepPrinter):
         """Return the positions and numbers that callers read of a group's place."""
         text = "\n".join(lines)
         starts = [self.names.starts[axis] for axis in reversed(self.program.grid)]
-        made = [tile.name for tile in tiles_of(self.kernel.place)]
+        made = [tile.name for tile in tiles_of(self.kernel.place) if not tile.dims]
         return [name for name in dict.fromkeys((*starts, *made)) if uses(text, name)]
 
     def _function(self, name: str, own: tuple[str, ...], lines: Sequence[str]) -> Function:
@@ -179,8 +206,44 @@ class _ModulePrinter(StepPrinter):
         """Print the position of a group, and the whole numbers that its stream's ends need."""
         self._split(self.words.group)
         self._line("")
-        for each in inline(self.kernel.place, self._read_elsewhere(self.kernel.place)):
+        values = self._row_values()
+        behind = {name for op in values if isinstance(op, Fold) for name in [op.tile.name]}
+        late: list[Operation] = []
+        for op in self.kernel.place:
+            if op not in values and behind & set(reads(op)):
+                late.append(op)
+                behind.add(writes(op) or "")
+        early = [op for op in self.kernel.place if op not in values and op not in late]
+        self._print_place(early)
+        if values:
+            self._fold_rows(values)
+        self._print_place(late)
+
+    def _print_place(self, operations: Sequence[Operation]) -> None:
+        for each in inline(operations, self._read_elsewhere(operations)):
             self._statement(each)
+
+    def _fold_rows(self, values: Sequence[Operation]) -> None:
+        """Print the least and greatest of row values, the rows of one consumer after the other."""
+        words, rows = self.words, self.kernel.rows
+        folds = [op for op in values if isinstance(op, Fold)]
+        for op in folds:
+            unit = literal(as_integer(REDUCTIONS[op.operator].unit))
+            self._line(f"{op.tile.name} = {unit}")
+        self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
+        self.depth += 1
+        lane = f"tl.arange(0, ROWS, {words.rows})"
+        self._line(f"{self.names.lanes[rows]} = {words.consumer} * ROWS + {lane}")
+        made = [op for op in values if not isinstance(op, Fold)]
+        for each in inline(made, {op.source for op in folds}):
+            self._statement(each)
+        for op in folds:
+            self.tiles[op.tile.name] = op.tile
+            joined = REDUCTIONS[op.operator].combine
+            text = REDUCTIONS[op.operator].triton.format(op.source, 0)
+            name = op.tile.name
+            self._line(f"{name} = {POINTWISE[joined].triton.format(name, text)}")
+        self.depth -= 1
 
     def _split(self, number: str) -> None:
         """Split a group's number into tile starts, the fastest axis first.

@@ -16,7 +16,7 @@ from napkin.schedule.warps import Specialised
 _FUNCTIONS = ("place", "produce", "consume")
 _COUNTERS = (
     *("group", "groups", "tiles", "band", "whole", "behind", "consumer", "turn", "step"),
-    *("slot", "phase", "last_slot", "last_phase"),
+    *("slot", "phase", "last_slot", "last_phase", "rows"),
 )
 
 
@@ -25,7 +25,8 @@ class GluonNames:
     """Functions, counters, rings with their barriers, stages of stores, layouts by dims.
 
     `step` counts chunks and `turn` groups, over all that a block walks; `slot` and `phase` are a ring's
-    place for this chunk, `last_slot` and `last_phase` for the one before.
+    place for this chunk, `last_slot` and `last_phase` for the one before; `rows` is the layout of row values
+    that bound the stream.
     """
 
     kernel: str
@@ -45,6 +46,7 @@ class GluonNames:
     phase: str
     last_slot: str
     last_phase: str
+    rows: str
     buffers: Mapping[str, str]
     full: Mapping[str, str]
     empty: Mapping[str, str]

@@ -109,8 +109,17 @@ class Measurement:
         return f"  {each.name:<8}{times}{rate}{beside}"
 
 
-def measure(plan: Plan, contenders: Sequence[Contender] = (), *, seed: int = 0) -> Measurement:
-    """Time the plan's kernels and the contenders'; without a GPU that runs it, a NapkinError."""
+def measure(
+    plan: Plan,
+    contenders: Sequence[Contender] = (),
+    *,
+    seed: int = 0,
+    given: Mapping[str, torch.Tensor | int] | None = None,
+) -> Measurement:
+    """Time the plan's kernels and the contenders'; without a GPU that runs it, a NapkinError.
+
+    `given` are arguments in place of random ones, where a kernel's time depends on what they hold.
+    """
     require_gpu()
     device = torch.device("cuda", torch.cuda.current_device())
     name = torch.cuda.get_device_name(device)
@@ -121,10 +130,11 @@ def measure(plan: Plan, contenders: Sequence[Contender] = (), *, seed: int = 0) 
     diagram = plan.diagram
     sizes = axis_lengths(diagram, dict(plan.sizes))
     arguments = random_arguments(diagram, sizes, dtype=plan.dtype, device=device, seed=seed)
+    arguments |= given or {}
     entry = load_kernel(kernel_source(plan), diagram)
-    given = [arguments[each.name] for each in diagram.arguments]
-    calls = {"napkin": lambda: entry(*given)}
-    calls |= {each.name: each.prepare(given) for each in contenders}
+    values = [arguments[each.name] for each in diagram.arguments]
+    calls = {"napkin": lambda: entry(*values)}
+    calls |= {each.name: each.prepare(values) for each in contenders}
     distances = _distances(calls)
     taken = run_in_turn(list(calls.values()))
     return Measurement(

@@ -75,14 +75,19 @@ def _flex_attention() -> Any:
     return torch.compile(flex_attention, dynamic=False)
 
 
-def _flex(given: Sequence[Any], score: Score | None = None, mask: Score | None = None) -> Call:
+def _flex(
+    given: Sequence[Any],
+    score: Score | None = None,
+    mask: Score | None = None,
+    *,
+    by_batch: bool = False,
+) -> Call:
+    """Call FlexAttention; a mask that is read from data differs by batch."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     query, key, value = given[:3]
     lengths = (query.shape[2], key.shape[2])
-    batch = (
-        query.shape[0] if len(given) > 4 else None
-    )  # a mask that is read from data differs by batch
+    batch = query.shape[0] if by_batch else None
     blocks = mask and create_block_mask(mask, batch, None, *lengths, device=query.device)
     grouped = query.shape[1] != key.shape[1]
     run = _flex_attention()
@@ -114,7 +119,20 @@ def _flex_window(given: Sequence[Any]) -> Call:
 
 def _flex_document(given: Sequence[Any]) -> Call:
     rows, columns = given[3:]
-    return _flex(given, mask=lambda b, h, q, x: (x <= q) & (rows[b, q] == columns[b, x]))
+
+    def mask(b: Any, h: Any, q: Any, x: Any) -> Any:
+        return (x <= q) & (rows[b, q] == columns[b, x])
+
+    return _flex(given, mask=mask, by_batch=True)
+
+
+def _flex_packed(given: Sequence[Any]) -> Call:
+    start = given[3]
+
+    def mask(b: Any, h: Any, q: Any, x: Any) -> Any:
+        return (x <= q) & (start[b, q] <= x)
+
+    return _flex(given, mask=mask, by_batch=True)
 
 
 # --- FlashAttention 3 and 4 -----------------------------------------------------------------------
@@ -191,6 +209,7 @@ LIBRARIES: dict[str, Library] = {
             "capped": _flex_capped,
             "window": _flex_window,
             "document": _flex_document,
+            "packed": _flex_packed,
         },
     ),
     "fa3": Library(_fa3, "pip install fa3-fwd, on a Hopper GPU", _flash_kernels(_fa3)),

@@ -40,7 +40,8 @@ def refuse_newer_instructions() -> None:
 
     def make_cubin(self: Any, ptx: str, *others: Any) -> Any:
         assert "mma.sync" in ptx, "no contraction of Ampere's"
-        assert "wgmma" not in ptx and "cp.async.bulk" not in ptx, "instructions of Hopper's"
+        for newer in ("wgmma", "cp.async.bulk"):
+            assert newer not in ptx, f"{newer} is not Ampere's"
         return original(self, ptx, *others)
 
     setattr(CUDABackend, "make_cubin", make_cubin)  # noqa: B010

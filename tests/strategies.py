@@ -113,6 +113,8 @@ class Drawing:
         return Term(text, condition.axes | kept.axes)
 
     def condition(self, depth: int) -> Term:
+        if self.number(0, 2) == 0:
+            return self.positions()
         left, right = self.term(depth - 1), self.leaf()
         text = self.pick(_COMPARISONS).format(f"({left.text})", f"({right.text})")
         one = Term(text, left.axes | right.axes)
@@ -127,6 +129,14 @@ class Drawing:
         if form == 2 and one.axes:
             return self.over(one, self.pick(("any[{1}]({0})", "all[{1}]({0})")))
         return one
+
+    def positions(self) -> Term:
+        """Return a comparison of positions, computed or read from data: what may bound a stream."""
+        axis, other = self.pick(AXES), self.pick(AXES)
+        forms = ("{0}", "{0} // 2", "place[{0}]", "2 * place[{0}] - 1", "max2({0}, place[{0}])")
+        bound = self.pick(forms).format(other)
+        text = self.pick(_COMPARISONS).format(*self.some((axis, bound), 2))
+        return Term(f"({text})", frozenset({axis, other}))
 
     def read(self) -> Term:
         """Return an argument read at positions that another argument holds, or at other labels."""

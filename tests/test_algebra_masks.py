@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from napkin.algebra.conditions import find_condition, vanishes
 from napkin.algebra.derive import Derivation, derive
-from napkin.algebra.masks import Interval, interval
+from napkin.algebra.masks import Interval, Variation, interval
 from napkin.algebra.show import show_derivation
 from napkin.diagram import Graph, Index, Input, Pointwise
 from napkin.evaluate import NumpyArithmetic, evaluate
@@ -90,8 +90,8 @@ def in_tile(numbers: tuple[int, list[int]], tile: tuple[int, int]) -> dict[str, 
     return {"n": np.asarray(numbers[0]), "r": np.asarray(numbers[1][tile[0] : tile[1] + 1])}
 
 
-def is_scalar(graph: Graph) -> Callable[[int], bool]:
-    return lambda box: graph[box] == SCALAR
+def variation(graph: Graph) -> Callable[[int], Variation]:
+    return lambda box: Variation.NONE if graph[box] == SCALAR else Variation.INSIDE
 
 
 def ends(
@@ -139,7 +139,7 @@ def test_bounds_agree_with_brute_force(drawn: Any, first: int, more: int, number
     graph, tile = Graph(), (first, first + more)
     data = in_tile(numbers, tile)
     condition = build(graph, drawn)
-    bounds = interval(graph, condition, "x", is_scalar(graph))
+    bounds = interval(graph, condition, "x", variation(graph))
     truth = holds(graph, condition, tile, data)
     start, stop = ends(graph, bounds.any, tile, data)
     for x in np.flatnonzero(truth.any(axis=0)):
@@ -157,7 +157,7 @@ def test_bounds_do_not_depend_on_how_division_rounds(
 ) -> None:
     graph, tile = Graph(), (first, first + more)
     data = in_tile(numbers, tile)
-    bounds = interval(graph, build(graph, drawn), "x", is_scalar(graph))
+    bounds = interval(graph, build(graph, drawn), "x", variation(graph))
     for region in (bounds.any, bounds.full):
         floored = ends(graph, region, tile, data)
         cut = ends(graph, region, tile, data, Truncating())

@@ -114,6 +114,25 @@ def test_masked_chunks_are_skipped() -> None:
     }
 
 
+COUNTS = {
+    "what a mask leaves": "O[q] = A * sum[x](where(x <= q, 2.5, 0))",
+    "the greatest left": "O[q] = A * max[x](where(x <= q, 2.5, -inf))",
+    "another axis in the mask": "O[q] = A * sum[x b](where(x > b + q, size(x), 0))",
+    "data along another axis": "O[q] = A * sum[x b](where(x > max2(b, place[b]), 2.5, 0))",
+    "another axis by data": "O[q] = A * sum[x b](where(x >= place[b] and x <= q, Y, 0))",
+}
+
+
+@pytest.mark.parametrize("tiles", [*TILES.values(), Tiles(1, 2, 2), Tiles(4, 4, 2)], ids=str)
+@pytest.mark.parametrize("body", COUNTS.values(), ids=COUNTS)
+def test_a_mask_alone_may_carry_what_is_folded(body: str, tiles: Tiles) -> None:
+    head = "diagram f(A[q], X[x], Y[x], B[b], place[b]: int32) -> O[q]"
+    diagram, sizes = diagram_of(f"{head}\n    {body}\n"), {"q": 11, "x": 13, "b": 5}
+    arguments = arguments_of(diagram, sizes, {}, 0)
+    execution = run(program_of(diagram, sizes, tiles), arguments, sizes)
+    assert worst_error(execution.outputs, diagram, arguments) < 1e-12
+
+
 @pytest.mark.parametrize("extreme", [0, 2**31 - 1, -(2**31)])
 def test_bounds_read_from_data_skip_what_other_sequences_hold(extreme: int) -> None:
     diagram = example("packed")

@@ -5,7 +5,7 @@ In: a `View`. Out: `Step`s. See docs/algebra.md, "Masks as bounds", and the pape
 
 from __future__ import annotations
 
-from napkin.algebra.masks import Interval, interval
+from napkin.algebra.masks import Interval, Variation, interval
 from napkin.algebra.naming import stream_leaves
 from napkin.algebra.view import Step, View
 from napkin.diagram import Constant, Edge, Extreme, Gather, Index, Input, Pointwise, topological
@@ -32,7 +32,7 @@ def _mask_steps(view: View) -> list[Step]:
 
 def _mask_step(view: View, condition: int, axis: str) -> Step:
     alone = _axes_alone(view, axis)
-    bounds = interval(view.graph, condition, axis, lambda box: _is_uniform(view, box, alone))
+    bounds = interval(view.graph, condition, axis, lambda box: _variation(view, box, alone))
     lines = ["where it fails, a chunk adds nothing to the state"]
     anywhere, full = _range(view, bounds.any, axis), _range(view, bounds.full, axis)
     everything = f"every {axis}"
@@ -86,10 +86,13 @@ def _axes_alone(view: View, axis: str) -> frozenset[str]:
     return frozenset(set.intersection(*read) - {axis}) if read else frozenset()
 
 
-def _is_uniform(view: View, box: int, alone: frozenset[str]) -> bool:
-    graph = view.graph
+def _variation(view: View, box: int, alone: frozenset[str]) -> Variation:
+    graph, axes = view.graph, set(view.graph[box].axes)
     indices = any(isinstance(graph[each], Index) for each in topological(graph, [box]))
-    return graph[box].kind is Kind.INT and not indices and alone.issuperset(graph[box].axes)
+    if graph[box].kind is Kind.INT and not indices and alone.issuperset(axes):
+        return Variation.NONE
+    is_split = axes & set(view.derivation.splittable)
+    return Variation.BEYOND if is_split else Variation.INSIDE
 
 
 def _group_steps(view: View) -> list[Step]:

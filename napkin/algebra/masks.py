@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import reduce as fold
 from typing import TypeVar
 
@@ -30,6 +31,14 @@ from napkin.diagram import (
     topological,
 )
 from napkin.operators import Kind
+
+
+class Variation(Enum):
+    """How a whole number varies over a tile: not at all, over what is held of it, over more than that."""
+
+    NONE = "none"
+    INSIDE = "inside"
+    BEYOND = "beyond"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,12 @@ class Bounds:
 
 
 def interval(
-    graph: Graph, condition: int | None, axis: str, is_uniform: Callable[[int], bool]
+    graph: Graph, condition: int | None, axis: str, variation: Callable[[int], Variation]
 ) -> Bounds:
     """Return the bounds of a condition along an axis.
 
-    `is_uniform(box)` says whether a box without indices has one value in a tile, so that it may
-    stand in a loop's bound.
+    `variation(box)` says how a whole number varies over a tile, so that it or its ends may stand in a
+    loop's bound.
     """
     if condition is None:
         return Bounds(Interval(), Interval(), None)
@@ -68,13 +77,13 @@ def interval(
             opened = _negate(graph, box.operands[0])
             if opened is None:
                 return _unknown(condition)
-            return interval(graph, opened, axis, is_uniform)
-        left, right = (interval(graph, each, axis, is_uniform) for each in box.operands)
+            return interval(graph, opened, axis, variation)
+        left, right = (interval(graph, each, axis, variation) for each in box.operands)
         if box.operator == "and":
             return _both(graph, left, right)
         return _either(graph, condition, left, right)
     if isinstance(box, Pointwise) and box.operator in _COMPARISONS:
-        bounds = _compare(graph, box, axis, is_uniform)
+        bounds = _compare(graph, box, axis, variation)
         if bounds is not None:
             return bounds
     return _unknown(condition)
@@ -192,7 +201,7 @@ _MAX_COEFFICIENT = 4096
 
 
 def _affine(
-    graph: Graph, each: int, axis: str, is_uniform: Callable[[int], bool]
+    graph: Graph, each: int, axis: str, variation: Callable[[int], Variation]
 ) -> _Affine | None:
     """Return a box as an affine form in the axis's index, None if it is none."""
     box = graph[each]
@@ -202,10 +211,14 @@ def _affine(
         return _Affine(constant=int(box.value))
     if box.kind is not Kind.INT:
         return None
-    if is_uniform(each):
+    if variation(each) is Variation.NONE:
         return _Affine(uniform=((each, 1),))
-    found = _affine_pointwise(graph, box, axis, is_uniform) if isinstance(box, Pointwise) else None
-    if found is None and _is_known_before(graph, each, axis):
+    found = _affine_pointwise(graph, box, axis, variation) if isinstance(box, Pointwise) else None
+    if (
+        found is None
+        and variation(each) is Variation.INSIDE
+        and _is_known_before(graph, each, axis)
+    ):
         return _Affine(varying=((each, 1),))
     return found
 
@@ -217,9 +230,9 @@ def _is_known_before(graph: Graph, each: int, axis: str) -> bool:
 
 
 def _affine_pointwise(
-    graph: Graph, box: Pointwise, axis: str, is_uniform: Callable[[int], bool]
+    graph: Graph, box: Pointwise, axis: str, variation: Callable[[int], Variation]
 ) -> _Affine | None:
-    parts = [_affine(graph, operand, axis, is_uniform) for operand in operands_of(box)]
+    parts = [_affine(graph, operand, axis, variation) for operand in operands_of(box)]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
@@ -244,9 +257,9 @@ def _scaled(affine: _Affine, factor: int) -> _Affine:
 
 
 def _compare(
-    graph: Graph, box: Pointwise, axis: str, is_uniform: Callable[[int], bool]
+    graph: Graph, box: Pointwise, axis: str, variation: Callable[[int], Variation]
 ) -> Bounds | None:
-    left, right = (_affine(graph, each, axis, is_uniform) for each in box.operands)
+    left, right = (_affine(graph, each, axis, variation) for each in box.operands)
     if left is None or right is None:
         return None
     difference = left.plus(right, -1)  # compared with 0
@@ -272,7 +285,11 @@ def isolate(graph: Graph, comparison: int, axis: str) -> int:
     box = graph[comparison]
     if not isinstance(box, Pointwise) or box.operator not in _COMPARISONS | {"ne"}:
         return comparison
-    sides = (_affine(graph, each, axis, lambda i: not graph[i].axes) for each in box.operands)
+
+    def variation(each: int) -> Variation:
+        return Variation.INSIDE if graph[each].axes else Variation.NONE
+
+    sides = (_affine(graph, each, axis, variation) for each in box.operands)
     left, right = sides
     if left is None or right is None:
         return comparison

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import Bounds, interval
+from napkin.algebra.masks import Bounds, Variation, interval
 from napkin.algebra.signs import is_finite_move
 from napkin.algebra.states import Accumulator, Pass, Stream
 from napkin.diagram import (
@@ -115,7 +115,7 @@ class _Lowering:
             self.layout.axes,
             self.layout.dims,
             self.layout.grid,
-            descending(self.derivation, self._is_uniform),
+            descending(self.derivation, self._variation),
             tuple(self.loads.buffers),
             operations,
         )
@@ -127,7 +127,7 @@ class _Lowering:
         for each in one.accumulators:
             self._declare(each)
         condition = self.derivation.conditions[number]
-        bounds = interval(self.graph, condition, stream.axis, self._is_uniform)
+        bounds = interval(self.graph, condition, stream.axis, self._variation)
         step = self.axes[stream.axis].tile
         for walk in self._walks(stream.axis, step, bounds, one):
             start, stop = (
@@ -266,6 +266,11 @@ class _Lowering:
                 return self._load(box, scope) if box.axes or self._is_array(box) else box.name
             case Index():
                 return self._positions(box.axis, scope)
+            case Edge() if self.axes[box.axis].role is AxisRole.SPLIT:
+                # Bounds are found outside its loop: they hold for all of the axis.
+                size = self.axes[box.axis].size
+                assert size is not None
+                return Literal(0 if box.end == "first" else size - 1)
             case Edge():
                 tile = self.table.make(
                     self.table.fresh(scope, f"{box.axis}_{box.end}"), (), Kind.INT
@@ -359,7 +364,7 @@ class _Lowering:
 
     def _reduce(self, each: int, box: Reduce, scope: Scope) -> str:
         split = self._split_axes(box.over)
-        dims = self.table.dims(box.axes)
+        dims = self._result_dims(box)
         wish = self._wish(each, box, "s" if len(box.operands) > 1 else box.operator)
         if split:
             tile = self.table.make(self.table.fresh(scope, wish), dims, box.kind)
@@ -370,6 +375,17 @@ class _Lowering:
         tile = self.table.make(self.table.fresh(scope, wish), dims, box.kind)
         chunk = self.products.reduce(factors, box.over, box.operator, tile, None, scope)
         return tile.name if chunk is None else chunk
+
+    def _result_dims(self, box: Reduce) -> tuple[str, ...]:
+        """Return a reduction's dims; a contraction's with the stream last, over which it is summed next.
+
+        The tensor core takes what it multiplies from registers by rows.
+        """
+        dims = self.table.dims(box.axes)
+        if len(box.operands) < 2 or self.derivation.stream is None:
+            return dims
+        streamed = self.table.dims((self.derivation.stream.axis,))
+        return tuple(sorted(dims, key=lambda dim: dim in streamed))
 
     def _split_axes(self, over: Sequence[str]) -> list[str]:
         """Return the axes to walk in chunks inside a step, one loop inside the other."""
@@ -406,6 +422,15 @@ class _Lowering:
         masked = tuple(axis for axis in output.axes if self.loads.may_pass_end(axis, full=full))
         path = self.layout.path(output, output.axes, tuple(False for _ in output.axes))
         scope.operations.append(Store(output.name, value, self.table.dims_of(value), masked, path))
+
+    def _variation(self, each: int) -> Variation:
+        """Return how a whole number varies over a tile: a tile holds only a chunk of a split axis."""
+        if self._is_uniform(each):
+            return Variation.NONE
+        below = topological(self.graph, [each])
+        carried = {axis for i in below for axis in self.graph[i].axes} & set(self.axes)
+        split = any(self.axes[axis].role is AxisRole.SPLIT for axis in carried)
+        return Variation.BEYOND if split else Variation.INSIDE
 
     def _is_uniform(self, each: int) -> bool:
         """Return whether a box has one value in a tile: it carries no axis with a dim and no state."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from napkin.algebra.conditions import vanishes
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import Bounds, interval
+from napkin.algebra.masks import Bounds, Variation, interval
 from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,
@@ -74,8 +74,8 @@ def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
     if bounds.any.start is not None:
         # Never behind the last chunk: where nothing is to be seen, every loop ends where it starts.
         any_start = _align(graph, bounds.any.start, step, up=False)
-        any_start = graph.pointwise("min2", any_start, _align(graph, stop, step, up=True))
         any_start = graph.pointwise("max2", any_start, zero)
+        any_start = graph.pointwise("min2", any_start, _align(graph, stop, step, up=True))
     if bounds.full is None:
         return [Walk(Region.PARTIAL, any_start, stop, (begin, end))]
     full_stop = size
@@ -98,13 +98,13 @@ def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
     return loops
 
 
-def descending(derivation: Derivation, is_uniform: Callable[[int], bool]) -> tuple[str, ...]:
+def descending(derivation: Derivation, variation: Callable[[int], Variation]) -> tuple[str, ...]:
     """Return grid axes to walk from the end: where a later tile has the longer stream."""
     stream, graph = derivation.stream, derivation.graph
     found: dict[str, None] = {}
     for condition in derivation.conditions if stream else ():
         assert stream is not None
-        bounds = interval(graph, condition, stream.axis, is_uniform)
+        bounds = interval(graph, condition, stream.axis, variation)
         if bounds.any.stop is not None and bounds.any.start is None:
             for each in topological(graph, [bounds.any.stop]):
                 box = graph[each]
@@ -130,7 +130,10 @@ def settle(
             left = bounds.residual
             true = graph.constant(True) if left is None else left
             swaps = {condition: true} | _negation(graph, condition, left)
-            groups = [_replaced(graph, group, swaps) for group in groups]
+            groups = [
+                _carried(graph, each, _replaced(graph, group, swaps))
+                for each, group in zip(one.accumulators, groups, strict=True)
+            ]
         return Body(region, _padded_groups(graph, axes, one, groups), stores)
     inside = _inside(graph, axis)
     if condition is not None:
@@ -147,6 +150,17 @@ def settle(
         for each, group in zip(one.accumulators, groups, strict=True)
     ]
     return Body(region, _padded_groups(graph, axes, one, settled), stores)
+
+
+def _carried(graph: Graph, each: Accumulator, group: tuple[int, ...]) -> tuple[int, ...]:
+    """Let a group still carry every axis that is folded, where the mask that is gone alone did."""
+    unit, zero = graph.constant(_unit(each)), graph.constant(0)
+    for axis in each.over:
+        if all(axis not in graph[factor].axes for factor in group):
+            everywhere = graph.pointwise("ge", graph.add(Index(axis)), zero)
+            first = graph.pointwise("where", everywhere, group[0], unit)
+            group = (first, *group[1:])
+    return group
 
 
 def _padded_groups(

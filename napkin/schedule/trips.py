@@ -23,12 +23,12 @@ import numpy.typing as npt
 from napkin.operators import POINTWISE
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import (
+    AxisRole,
     Compute,
     EdgePosition,
     Fill,
     Length,
     Literal,
-    Load,
     Loop,
     Operand,
     Operation,
@@ -38,6 +38,7 @@ from napkin.schedule.program import (
     Store,
     walk,
 )
+from napkin.schedule.remember import remembered
 
 Numbers = npt.NDArray[np.int64]
 Known = npt.NDArray[Any]  # whole numbers as floats: NaN is what data decide
@@ -140,7 +141,8 @@ class Kinds:
 
 def kinds_of_groups(program: Program, sizes: Mapping[str, int]) -> Kinds:
     """Return the kinds of groups that a program's loop bounds tell apart."""
-    read = [axis for axis in program.grid if axis in _axes_in_bounds(program)]
+    bounding = _axes_in_bounds(program.operations)
+    read = [axis for axis in program.grid if axis in bounding]
     tiles = {axis: tile_count(program, axis, sizes) for axis in program.grid}
     kinds = prod(tiles[axis] for axis in read)
     places = np.indices([tiles[axis] for axis in read]).reshape(len(read), kinds)
@@ -162,14 +164,16 @@ def trips(
         name: np.full(kinds.count, value, float) for name, value in scalars.items()
     }
     starts = dict(kinds.starts)
-    from_data = _from_data(program, known)
+    exact = set(known)
     found: dict[int, Trip] = {}
     for each in program.operations:
         # Bounds are made outside the loops: a body's names are its own.
         _learn(program, each, known, starts, sizes)
+        if _is_exact(each, known, exact):
+            exact.add(writes(each) or "")
         for loop in walk((each,)):
             if isinstance(loop, Loop):
-                is_exact = not from_data & set(reads(loop))
+                is_exact = exact.issuperset(reads(loop))
                 found[len(found)] = _trip(loop, known, sizes, kinds.count, is_exact=is_exact)
     return found
 
@@ -190,9 +194,10 @@ def last_position(start: Numbers | int, tile: int, size: int) -> Numbers | int:
     return np.minimum(start + tile, size) - 1
 
 
-def _axes_in_bounds(program: Program) -> set[str]:
+@remembered
+def _axes_in_bounds(program: Sequence[Operation]) -> set[str]:
     """Return the axes whose position some loop's bound depends on."""
-    operations = list(walk(program.operations))
+    operations = walk(program)
     needed = {name for each in operations if isinstance(each, Loop) for name in reads(each)}
     axes: set[str] = set()
     for each in reversed(operations):
@@ -204,14 +209,9 @@ def _axes_in_bounds(program: Program) -> set[str]:
     return axes
 
 
-def _from_data(program: Program, given: Container[str]) -> frozenset[str]:
-    """Return the names of what is not given, or read from memory, or computed from either, outside loops."""
-    found = {name for name, _ in program.scalars if name not in given}
-    for each in program.operations:
-        name = writes(each)
-        if name and (isinstance(each, Load) or found & set(reads(each))):
-            found.add(name)
-    return frozenset(found)
+def _is_exact(operation: Operation, known: Mapping[str, Known], exact: Container[str]) -> bool:
+    """Return whether what an operation makes is known, with no part that data or the chunk decide."""
+    return writes(operation) in known and all(name in exact for name in reads(operation))
 
 
 def _learn(
@@ -223,8 +223,9 @@ def _learn(
 ) -> None:
     """Evaluate an operation that is uniform in a group; what is read from data is NaN."""
     match operation:
-        case EdgePosition() if operation.axis in starts:
-            start, tile = starts[operation.axis], program.axis(operation.axis).tile
+        case EdgePosition() if operation.axis in starts or _is_whole(program, operation.axis):
+            start = starts.get(operation.axis, np.asarray(0))
+            tile = program.axis(operation.axis).tile
             last = np.asarray(last_position(start, tile, sizes[operation.axis]))
             known[operation.tile.name] = (start if operation.end == "first" else last) * 1.0
         case Positions() if operation.axis in starts and not operation.tile.dims:
@@ -234,6 +235,10 @@ def _learn(
             known[operation.tile.name] = _result(operation.operator, operands)
         case _:
             pass
+
+
+def _is_whole(program: Program, axis: str) -> bool:
+    return program.axis(axis).role is AxisRole.WHOLE
 
 
 def _result(operator: str, operands: Sequence[Known]) -> Known:

@@ -62,12 +62,12 @@ def row(name: str, head: int | None, length: int | None) -> str:
         sizes = {"b": TOKENS // length, "h": HIDDEN // head, "q": length, "x": length}
         sizes |= {"d": head, "v": head}
     plan = load(EXAMPLES / f"{name}.napkin").plan(machine_at_hand().name, sizes=sizes, dtype="bf16")
-    formed = any(kernel.form for kernel in plan.kernels)
+    formed = sum(kernel.form is not None for kernel in plan.kernels)
     contenders = [plain_loop(plan)] if formed else []
     if name in PEERS:
         contenders += find_contenders([PEERS[name]], plan.diagram)
     found = measure(plan, contenders)
-    form = "warp-specialised" if formed else f"plain, {len(plan.kernels)} kernel(s)"
+    form = f"{formed} of {len(plan.kernels)} warp-specialised"
     return f"| {name} | {head or ''} | {length or ''} | {form} | {cells(found)} |"
 
 

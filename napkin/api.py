@@ -6,7 +6,7 @@ Each stage's module is imported when it is asked for, since some need SymPy or t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,16 @@ class Diagram:
 
         return derive(self.core)
 
+    def gradient(self, wanted: Collection[str] | None = None) -> Gradient:
+        """Return the diagram with what its backward keeps, and the backward, which is a diagram too.
+
+        The gradient is by the wanted arguments, or by every real one. Raises NapkinError (N303).
+        """
+        from napkin.algebra.gradient import differentiate
+
+        made = differentiate(self.core, wanted)
+        return Gradient(Diagram(made.forward), made.kept, Diagram(made.backward), made.wanted)
+
     def plan(
         self,
         machine: str = DEFAULT_MACHINE,
@@ -74,12 +84,14 @@ class Diagram:
     ) -> Cost:
         """Return what the plan costs: formulas, counts and the prediction.
 
-        For a machine that no code is generated for, it is the least that one kernel must cost.
+        Where no kernel can be made, it is the least that one kernel must cost: for a machine that no code
+        is generated for, or without a type that an array is stored in.
         """
         from napkin.machine import load_machine
         from napkin.schedule.cost import cost_of
+        from napkin.schedule.plan import has_kernels
 
-        if load_machine(machine).capability is None:
+        if not has_kernels(self.core, load_machine(machine), dtype):
             return self.cost_without_plan(machine, sizes=sizes, dtype=dtype).as_cost()
         return cost_of(self.plan(machine, sizes=sizes, dtype=dtype))
 
@@ -152,6 +164,16 @@ class Diagram:
             return self.svg()
         except NapkinError:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """A diagram's forward, with the arrays named in `kept` as further outputs, and its backward."""
+
+    forward: Diagram
+    kept: tuple[str, ...]
+    backward: Diagram
+    wanted: tuple[str, ...]
 
 
 def parse(text: str, name: str | None = None) -> Diagram:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ Golden = Callable[[Path, str], None]
 
 # Tests import `tests.strategies`, and pytest's importlib mode puts no folder on the path.
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+# A calibration of the user's would change what is predicted: tests have a folder without any.
+os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no_configuration")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
     python -m tests.interpret examples MACHINE DTYPE NAME..   a JSON line an example: its checks
     python -m tests.interpret cases                           a JSON line a case: its largest error
     python -m tests.interpret names                           the same for hostile names
+    python -m tests.interpret gradients MACHINE NAME..        the same for the backward of examples
     python -m tests.interpret random FIRST COUNT              random diagrams, counted; 1 if wrong
 
 `test_interpreter` starts it and judges what it prints.
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 
 from napkin.algebra.cut import cut
 from napkin.algebra.derive import Derivation, derive
+from napkin.algebra.gradient import differentiate
 from napkin.diagram import Diagram, Leaf, Pointwise, Reduce, implied_sizes
 from napkin.emit.triton import emit_triton
 from napkin.evaluate import evaluate, open_dims, reference
@@ -39,6 +41,7 @@ from napkin.schedule.plan import KernelPlan, Plan, make_plan, storage_types
 from napkin.schedule.predict import Prediction
 from napkin.schedule.program import Program
 from napkin.schedule.rewrite import rewrite
+from tests.gradients import backward_arguments, relative_error, seeds_of
 from tests.programs import Tiles, arguments_of, diagram_of, lower_by
 from tests.programs import example as shipped
 from tests.strategies import napkin_texts
@@ -60,6 +63,8 @@ def main() -> int:
         return run_cases()
     if what == "names":
         return run_names()
+    if what == "gradients":
+        return run_gradients(rest[0], rest[1:])
     return run_random(int(rest[0]), int(rest[1]))
 
 
@@ -198,6 +203,35 @@ def planned(
     rows = got[result].reshape(-1, got[result].shape[-1])
     zeros = [row for row in range(len(rows)) if not rows[row].any()]
     return {"unlike": unlike, "error": error, "zero_rows": zeros}
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+SHORT = {"q": 70, "x": 70, "b": 2, "h": 2, "t": 37, "f": 48, "e": 40, "n": 40}
+
+
+def run_gradients(machine: str, names: list[str]) -> int:
+    """Run backward kernels in fp32 on what the forward gives; `late` has rows that see nothing."""
+    for name in names:
+        diagram = diagram_of(LATE) if name == "late" else shipped(name)
+        gradient = differentiate(diagram)
+        sizes = {axis: SHORT.get(axis, 16) for axis in diagram.axes}
+        arrays = arguments_of(diagram, sizes, {}, 0)
+        with np.errstate(all="ignore"):
+            outputs = reference(gradient.forward, arrays)
+            seeds = seeds_of(gradient, outputs)
+            given = dict(backward_arguments(gradient, arrays, outputs, seeds))
+            want = reference(gradient.backward, given)
+        plan = make_plan(
+            derive(gradient.backward), load_machine(machine), sizes=sizes, dtype="fp32"
+        ).plain
+        got = call(
+            load_kernel(emit_triton(plan), gradient.backward), gradient.backward, given, "fp32"
+        )
+        errors = {each: relative_error(got[each], want[each]) for each in want}
+        finite = all(bool(np.isfinite(got[each]).all()) for each in got)
+        show(name=name, kernels=len(plan.kernels), errors=errors, finite=finite)
+    return 0
 
 
 # --- names ----------------------------------------------------------------------------------------

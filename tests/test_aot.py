@@ -31,6 +31,7 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 SPILLS = {
     ("attention_block_5", "ampere"): 96,  # 128 x 256 accumulators leave room for nothing else
     ("differential", "ampere"): 128,  # two maps of scores at a time
+    ("fading", "ampere"): 96,  # distances and their logarithms beside the scores
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
 }
 # Shared memory past the prediction, in bytes: small arrays read by pointer inside a pipelined loop
@@ -42,6 +43,7 @@ BESIDE = {
     ("layernorm", "ampere"): 4096,
     ("alibi", "ampere"): 4160,  # row terms go from one layout to another
     ("document", "ampere"): 4416,
+    ("gemma", "ampere"): 4160,
 }
 SLACK = 1100
 # Registers farther off than `NEAR`: the kernel takes more (its products are computed, and their
@@ -51,10 +53,12 @@ REGISTERS_OFF = {
     ("cross_entropy", "hopper"),  # 244 where 156 are predicted: exponentials of 256 columns
     ("cross_entropy", "ampere"),
     ("decode", "ampere"),  # 245 where 184 are predicted: copies by pointer of bundled rows
+    ("differential", "ampere"),  # 244 where 193 are predicted: two maps of scores at a time
     ("gated_mlp", "ampere"),  # fewer
     ("paged_decode", "hopper"),  # fewer: what is read by pages is not held in registers
     ("paged_decode", "ampere"),
     ("mlp_1", "ampere"),  # more: the GELU's own
+    ("mla", "ampere"),  # fewer
     ("rmsnorm_linear", "hopper"),  # fewer
 }
 

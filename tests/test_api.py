@@ -12,7 +12,10 @@ import torch
 
 import napkin
 from napkin.machine import load_machine
-from napkin.runtime.compiled import Kernel, _bind, _misfits, _plan
+from napkin.runtime.arguments import Call, bind
+from napkin.runtime.compiled import Kernel
+from napkin.runtime.planning import misfits, plan_for
+from napkin.schedule.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 ATTENTION = ROOT / "examples" / "attention.napkin"
@@ -27,6 +30,11 @@ diagram triple(A[x]) -> B[x]
 @pytest.fixture(scope="module")
 def attention() -> Kernel:
     return napkin.compile(ATTENTION, machine="hopper")
+
+
+def plan_of(call: Call) -> Plan:
+    hopper = load_machine("hopper")
+    return plan_for(call.diagram, call.dtype, call.sizes, hopper, call.device)
 
 
 def tensors(*shape: int, count: int = 3) -> list[torch.Tensor]:
@@ -199,8 +207,8 @@ def test_the_parts_of_a_kernel_are_those_of_the_file(attention: Kernel) -> None:
 def test_another_head_size_or_type_is_planned_for_without_being_asked(attention: Kernel) -> None:
     core = napkin.load(ATTENTION).core
     for dtype, head in ((torch.float16, 64), (torch.bfloat16, 128), (torch.float16, 40)):
-        call = _bind(core, tuple(each.to(dtype) for each in tensors(1, 2, 24, head)))
-        plan = _plan(call, load_machine("hopper"))
+        call = bind(core, tuple(each.to(dtype) for each in tensors(1, 2, 24, head)))
+        plan = plan_of(call)
         fixed = {
             each.axis: each.size for each in plan.kernels[0].program.axes if each.size is not None
         }
@@ -215,9 +223,9 @@ def test_a_cut_diagram_is_planned_for_the_lengths_that_its_kernels_fix() -> None
         torch.randn(*(shapes[axis] for axis in each.axes), dtype=torch.float16)
         for each in block.arguments
     )
-    call = _bind(block, given)
-    plan = _plan(call, load_machine("hopper"))
-    assert not _misfits(plan, call.sizes)
+    call = bind(block, given)
+    plan = plan_of(call)
+    assert not misfits(plan, call.sizes)
     assert {each.dtype for each in plan.arrays} == {"fp16"}
     result = napkin.compile(ATTENTION.with_name("chain.napkin"))(*(torch.eye(4),) * 3)
     torch.testing.assert_close(result, torch.eye(4))
@@ -241,19 +249,11 @@ def test_on_a_gpu_kernels_run_one_after_the_other(name: str) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_kernel_runs_and_is_kept() -> None:
-    attention = napkin.compile(ATTENTION)
+    attention = napkin.parse(ATTENTION.read_text().replace("attention", "kept")).compile()
     for dtype, head in ((torch.bfloat16, 128), (torch.float16, 64), (torch.bfloat16, 128)):
         q, k, v = (each.to("cuda", dtype) for each in tensors(2, 3, 200, head))
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         torch.testing.assert_close(attention(q, k, v), wanted, atol=2e-2, rtol=2e-2)
-    assert sum(len(each) for each in attention._loaded.values()) == 2
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_a_gradient_is_refused() -> None:
-    q, k, v = (each.cuda().requires_grad_() for each in tensors(1, 1, 64, 64))
-    attention = napkin.compile(ATTENTION)
-    with pytest.raises(napkin.NapkinError, match="requires a gradient"):
-        attention(q, k, v)
-    with torch.no_grad():
-        attention(q, k, v)
+    loaded = attention.operator.kernels.loaded
+    assert {len(each) for each in loaded.values()} == {1}
+    assert [dtype for _, _, dtype in loaded] == ["bf16", "fp16"]

@@ -146,7 +146,36 @@ def test_on_ampere_the_block_that_plan_prints_fixes_the_same_plan(
     text = Path(ATTENTION).read_text(encoding="utf-8") + first[first.index("\non ") :]
     path.write_text(text, encoding="utf-8")
     assert status_of("plan", str(path), "--machine", "a100") == 0
-    assert capsys.readouterr().out == first
+    fixed = capsys.readouterr().out
+    kept = first.index("\nchosen from ")
+    assert fixed[:kept] == first[:kept]
+    assert fixed[kept:].startswith("\nfixed by hand; there are ")
+    assert fixed.endswith(first[first.index("\non ") :])
+
+
+def test_plan_says_why_and_shows_as_many_plans_as_asked(capsys: Capture) -> None:
+    assert status_of("plan", ATTENTION, "--machine", "a100", "--top", "3") == 0
+    shown = capsys.readouterr().out
+    assert "chosen from " in shown
+    assert "more shared memory than the 163 KB of a block" in shown
+    assert "the runner-up, " in shown
+    assert [row[0] for row in shown.splitlines() if row[:3] in ("1  ", "2  ", "3  ", "4  ")] == [
+        "1",
+        "2",
+        "3",
+    ]
+    assert status_of("plan", ATTENTION, "--machine", "a100", "--top", "-1") == 2
+    assert "no number of plans" in capsys.readouterr().err
+
+
+def test_a_type_that_a_machine_lacks_is_costed_and_not_planned(capsys: Capture) -> None:
+    given = (ATTENTION, "--machine", "a100", "--dtype", "fp8e4m3")
+    assert status_of("plan", *given) == 1
+    assert "error[N408]: a100 has no `fp8e4m3`" in capsys.readouterr().err
+    assert status_of("cost", *given) == 0
+    assert "a100: it has no fp8e4m3, so there is no kernel" in capsys.readouterr().out
+    assert status_of("cost", ATTENTION, "--machine", "a100", "--compare", "bf16,fp8") == 0
+    assert "a100, fp8e4m3: it has no fp8e4m3" in capsys.readouterr().out
 
 
 def test_cost_prints_formulas_and_a_table(capsys: Capture) -> None:

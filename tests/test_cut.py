@@ -210,3 +210,34 @@ sizes b=2 q=48 e=16 h=2 d=8
     assert not any(isinstance(box, Gather) for box in keys.boxes)
     assert dict(last.sizes) == {"b": 2, "q": 48, "x": 48, "h": 2, "d": 8}
     assert derive(last).diagram is last
+
+
+TWO_WAYS = """diagram two(A[q d], B[x d], C[q e], D[x e]) -> E[q e], F[x e]
+    S[q x] = exp(sum[d](A * B))
+    E[q e] = sum[x](S * D)
+    F[x e] = sum[q](S * C)
+"""
+
+
+def test_one_piece_gives_what_is_kept_together() -> None:
+    diagram = diagram_of(TWO_WAYS)
+    boxes = {each.name: each.box for each in diagram.outputs}
+    types = dict.fromkeys("ABCDEF", "fp32")
+    apart = cut(diagram, boxes.values(), types)
+    joined = cut(diagram, boxes.values(), types, [frozenset(boxes.values())])
+    assert [[each.name for each in piece.outputs] for piece in apart] == [["E"], ["F"]]
+    assert joined == (diagram,)
+
+
+def test_pieces_that_would_wait_for_each_other_are_refused() -> None:
+    diagram = diagram_of(
+        """diagram f(A[x]) -> D[x]
+    B[x] = exp(A)
+    C[x] = exp(B)
+    D[x] = exp(C)
+"""
+    )
+    kept = dict(zip("BCD", computed(diagram), strict=True))
+    types = {"A": "fp32", "D": "fp32"}
+    with pytest.raises(ValueError, match="wait for the other"):
+        cut(diagram, kept.values(), types, [frozenset({kept["B"], kept["D"]})])

@@ -59,7 +59,7 @@ def test_bars_are_counts_over_peaks() -> None:
     counted = totals(plan.kernels[0].program, dict(plan.sizes))
     assert seconds["L2"] == pytest.approx(counted.bytes / plan.machine.bandwidth("l2"))
     assert counted.on(Pipeline.TENSOR) == 2 * 4096**3
-    assert seconds["whole kernel"] == plan.kernels[0].prediction.seconds
+    assert seconds["whole kernel"] == plan.kernels[0].expected.seconds
 
 
 def test_what_binds_is_the_longest_bar_but_the_whole() -> None:

@@ -26,6 +26,7 @@ from napkin.emit.pseudo import listing
 from napkin.language.errors import NapkinError
 from napkin.operators import Pipeline
 from napkin.schedule.count import totals
+from napkin.schedule.form import in_plain_form
 from napkin.schedule.plan import Plan
 from napkin.schedule.tables import kernel_shares, throughput_of
 from tests.pictures import SVG, check_legible, check_standalone
@@ -105,7 +106,7 @@ def test_columns_show_the_lines_and_figures_of_the_pseudocode() -> None:
 
 def test_clocks_of_a_line_add_up_to_the_throughput_table_s() -> None:
     """A step's clocks on each pipeline, which a thread's share of times its threads gives too."""
-    kernel = plan("attention").kernels[0]
+    kernel = in_plain_form(plan("attention").kernels[0])
     table = throughput_of(kernel)
     _, rows = listing(kernel.program)
     summed: dict[Pipeline, float] = {}
@@ -151,7 +152,7 @@ def test_in_the_pipeline_chart_nothing_is_in_two_places_at_once() -> None:
 
 
 def test_two_blocks_of_attention_keep_the_tensor_cores_busy() -> None:
-    kernel = plan("attention").kernels[0]
+    kernel = in_plain_form(plan("attention").kernels[0])
     timeline = timeline_of(kernel)
     assert timeline is not None
     assert len(timeline.tracks) == resident_blocks(kernel) * kernel_shares(kernel)

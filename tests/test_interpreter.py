@@ -62,6 +62,18 @@ def test_extremes_are_right(tmp_path: Path) -> None:
         assert each["zero_rows"] == ROWS_THAT_SEE_NOTHING.get(each["case"], []), each
 
 
+BACKWARDS = ("late", "causal", "cross_entropy", "mlp", "layernorm_linear", "sinks")
+
+
+def test_backward_kernels_are_right_on_what_their_forward_gives(tmp_path: Path) -> None:
+    found = interpreted(tmp_path, "gradients", "hopper", *BACKWARDS)
+    assert [each["name"] for each in found] == list(BACKWARDS)
+    assert any(each["kernels"] > 1 for each in found)
+    for each in found:
+        assert each["finite"], each
+        assert max(each["errors"].values()) < FP32_ERROR, each
+
+
 def test_hostile_names_are_only_names(tmp_path: Path) -> None:
     found = interpreted(tmp_path, "names")
     assert len(found) >= 20

@@ -29,12 +29,14 @@ READING_ORDER = (
     "napkin.runtime",
     "napkin.api",
     "napkin",  # the package itself, which names its public functions
+    "napkin.integrations",
     "napkin.cli",
     "napkin.__main__",
 )
 # Slow or untyped libraries, and the only packages that may import them.
 HOMES = {
-    "torch": ("napkin.runtime",),
+    "torch": ("napkin.runtime", "napkin.integrations", "napkin.cli.watched"),
+    "transformers": ("napkin.integrations",),
     "triton": ("napkin.runtime",),
     "sympy": ("napkin.algebra", "napkin.model", "napkin.draw.report"),
     "graphviz": ("napkin.draw",),
@@ -42,6 +44,7 @@ HOMES = {
 # Triton's interpreter must be switched on before triton is imported. The modules under napkin.runtime that
 # open with torch are themselves imported inside functions: test_api.py sees that `import napkin` stays light.
 INSIDE_FUNCTIONS_ONLY = {"triton"}
+OF_KERNELS = {"napkin.runtime.probes"}  # kernels of their own; imported inside functions themselves
 TEXTS = {".py", ".md", ".toml", ".txt", ".napkin", ".lark", ".jinja", ".sh", ".yml", ".json", ""}
 
 
@@ -116,7 +119,10 @@ def test_heavy_libraries_stay_in_their_packages(path: Path) -> None:
         homes = HOMES.get(library)
         assert homes is None or within(module_name(path), homes), f"{library} belongs to {homes}"
     at_start = {imported.split(".")[0] for imported in imports_at_start(tree)}
-    assert not at_start & INSIDE_FUNCTIONS_ONLY, "import these inside functions"
+    is_light = not at_start & INSIDE_FUNCTIONS_ONLY
+    assert is_light or module_name(path) in OF_KERNELS, "import these inside functions"
+    names = set(imports_at_start(tree))
+    assert not names & OF_KERNELS, "import modules of kernels inside functions"
 
 
 def test_no_file_is_a_drawer_for_odds_and_ends() -> None:

@@ -210,7 +210,10 @@ def test_links_join_neighbours() -> None:
     assert links["nvlink"].joins == "dram"
     assert links["cluster"].joins == "shared"
     assert dict(links["cluster"].rates) == {2: 3.27e12, 4: 2.65e12}
-    assert load_machine("l40s").links == ()
+    (pcie,) = load_machine("l40s").links
+    assert (pcie.name, pcie.joins) == ("pcie", "dram")
+    assert dict(pcie.rates)[2] == pytest.approx(16 * 16e9 * 128 / 130 / 8, rel=1e-3)
+    assert load_machine("m4_max").links == ()
 
 
 def test_what_is_not_published_is_left_out_and_asked_for_in_vain() -> None:
@@ -337,7 +340,7 @@ def test_a_machine_that_is_compiled_for_needs_its_limits() -> None:
     text = text_of("h200")
     start = text.index("[limits]")
     end = text.index("[[correction]]")
-    with pytest.raises(InternalError, match="lacks its clock or limits"):
+    with pytest.raises(InternalError, match="lacks its clock, latencies or limits"):
         parse_machine(text[:start] + text[end:], name="h200")
     costed = (text[:start] + text[end:]).replace('architecture = "sm_90"\n', "")
     assert parse_machine(costed, name="h200").published_limits is None

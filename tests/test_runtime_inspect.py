@@ -44,7 +44,7 @@ def test_matmul_fits_in_what_its_plan_said(machine: str) -> None:
     plan = load(EXAMPLES / "matmul.napkin").plan(machine)
     (found,) = inspect_plan(plan)
     assert found.resources.shared_bytes <= plan.machine.limits.shared_per_block
-    assert abs(found.resources.shared_bytes - plan.kernels[0].prediction.shared_bytes) < 64 * 1024
+    assert abs(found.resources.shared_bytes - plan.kernels[0].expected.shared_bytes) < 64 * 1024
     assert "registers a thread" in str(found)
 
 

@@ -69,7 +69,7 @@ def test_kernels_of_examples_are_right(tmp_path: Path, machine: str) -> None:
 @needs_triton
 def test_rounding_to_bf16_is_to_the_nearest(tmp_path: Path) -> None:
     (found,) = verify_all(tmp_path, "hopper", "bf16", "matmul.napkin")
-    _, _, _, ((_, error, worst, _, _),) = found
+    _, _, _, ((_, error, worst, _, _), *_) = found
     assert error < 2.0**-9  # towards zero would be near 2**-8
     assert worst < 2.0**-8
 
@@ -100,10 +100,12 @@ def test_the_interpreters_lengths_are_a_few_tiles_that_no_tile_divides() -> None
 def test_the_lengths_of_several_kernels_suit_each() -> None:
     plan = load(EXAMPLES / "attention_block.napkin").plan("hopper")
     lengths, _ = _few_tiles(plan, {})
-    tiles = [each for kernel in plan.kernels for each in kernel.program.axes]
+    programs = [each for kernel in plan.kernels for each in (kernel.program, kernel.printed)]
+    tiles = [each for program in programs for each in program.axes]
     for each in tiles:
         assert each.size in (None, lengths[each.axis])
-        assert lengths[each.axis] < 4 * each.tile or each.tile < 64
+        widest = max(other.tile for other in tiles if other.axis == each.axis)
+        assert lengths[each.axis] < 4 * widest or widest < 64
     assert lengths["q"] == lengths["x"]
 
 

@@ -23,9 +23,10 @@ from napkin.language.errors import NapkinError
 from napkin.machine import load_machine
 from napkin.schedule import cuts
 from napkin.schedule.cost import cost_of
-from napkin.schedule.cuts import LAUNCH_S, cut_points
+from napkin.schedule.cuts import LAUNCH_S
 from napkin.schedule.execute import execute
 from napkin.schedule.plan import KernelPlan, Plan, make_plan
+from napkin.schedule.points import cut_points
 from napkin.schedule.program import Load, Loop, walk
 from tests.conftest import Golden
 from tests.programs import ROOT, arguments_of, diagram_of, example, sizes_of
@@ -110,7 +111,7 @@ def test_a_product_computed_again_for_every_block_is_kept() -> None:
 
 def test_kernels_add_up_with_the_launches_between_them() -> None:
     plan = planned("attention_block", "hopper")
-    alone = sum(each.prediction.seconds for each in plan.kernels)
+    alone = sum(each.expected.seconds for each in plan.kernels)
     assert plan.seconds == pytest.approx(alone + 4 * LAUNCH_S)
     slowest = max(plan.kernels, key=lambda each: each.prediction.seconds)
     assert plan.bound_by == slowest.prediction.bound_by

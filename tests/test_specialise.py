@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,9 +39,9 @@ from tests.programs import (
 SIZES = {"b": 2, "h": 3, "k": 2, "g": 3, "q": 37, "x": 45, "d": 7, "v": 5, "t": 21, "f": 13}
 LIMITS = {"page": 7, "length": 50, "label": 5}
 FORMED = (
-    *("alibi", "attention", "attention_lse", "causal", "differential", "document", "gated_mlp"),
-    *("gqa", "mlp", "packed", "relative_bias", "sigmoid", "sinks", "softcap", "spherical"),
-    "window",
+    *("alibi", "attention", "attention_lse", "causal", "differential", "document", "fading"),
+    *("gated_mlp", "gemma", "gqa", "llama", "matmul", "mlp", "packed", "relative_bias"),
+    *("sigmoid", "sinks", "softcap", "spherical", "window"),
 )
 
 
@@ -77,7 +78,10 @@ def test_a_rotated_stream_gives_what_the_reference_gives(name: str, tiles: Tiles
     assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
 
 
-MASKS = ("S", "where(x <= q, S, -inf)", "where(x <= q and q - x < width, S, -inf)")
+MASKS = (
+    *("S", "where(x <= q, S, -inf)", "where(x <= q and q - x < width, S, -inf)"),
+    *("where(first <= x and x <= q, S, -inf)", "where(x < max2(q, first), S, -inf)"),
+)
 WEIGHTS = ("softmax[x](M)", "exp(M)", "l2norm[x](S)", "sigmoid(S)", "S * S", "exp(M) * B")
 SCORES = ("sum[d](Q * K)", "sum[d](Q * K) / 3 + B", "sum[d](Q * K) * W", "tanh(sum[d](Q * K))")
 OTHERS = ("sum[x](P)", "max[x](S)", "logsumexp[x](M)", "sum[x](P * W)", "sum[x](S * S)")
@@ -87,7 +91,8 @@ OTHERS = ("sum[x](P)", "max[x](S)", "logsumexp[x](M)", "sum[x](P * W)", "sum[x](
 def two_contractions(draw: st.DrawFn) -> str:
     """Return a diagram that multiplies what it makes of scores with values."""
     lines = [
-        "diagram f(Q[q d], K[x d], V[x v], U[x v], B[q x], W[x], width: int) -> "
+        "diagram f(Q[q d], K[x d], V[x v], U[x v], B[q x], W[x], first[q]: int32, "
+        "width: int) -> "
         "O[q v], L[q], N[q v]",
         f"    S[q x] = {draw(st.sampled_from(SCORES))}",
         f"    M[q x] = {draw(st.sampled_from(MASKS))}",
@@ -152,7 +157,7 @@ def test_the_second_contraction_waits_for_the_next_chunk() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("diagram f(A[m k], B[k n]) -> C[m n]\n    C[m n] = sum[k](A * B)", "no contraction"),
+        ("diagram f(A[m k], B[k n]) -> C[m n]\n    C[m n] = sum[k](A * B + A)", "no contraction"),
         ("diagram f(A[m n]) -> C[m n]\n    C[m n] = A * 2", "nothing is streamed"),
         ("diagram f(A[m n]) -> C[m n]\n    C[m n] = softmax[n](A)", "more than once"),
     ],
@@ -177,11 +182,14 @@ def test_a_nested_loop_is_not_rotated() -> None:
 def test_a_form_fits_its_machine_and_keeps_every_operation(name: str) -> None:
     form = formed(name)
     assert form.shared_bytes < load_machine("hopper").limits.shared_per_block
+    for ring in form.rings:
+        filled = (form.consumers if ring.by_rows else 1) if ring.resident else 2
+        assert ring.slots >= filled, ring.name
     for chunks in form.chunks:
         dots = [op for op in chunks.loop.body if isinstance(op, Dot)]
         assert [step for step in chunks.steps if isinstance(step, Dot)] == dots
         turns = [step for step in chunks.steps if isinstance(step, (TakeTurn, PassTurn))]
-        assert turns == [TakeTurn(), PassTurn()]
+        assert turns == ([] if name == "matmul" else [TakeTurn(), PassTurn()])
 
 
 def test_consumers_and_chunks_follow_from_registers_and_shared_memory() -> None:
@@ -216,7 +224,7 @@ def test_values_of_a_chunk_s_positions_come_by_the_copy_engine() -> None:
 @pytest.mark.parametrize(
     ("name", "sizes", "why"),
     [
-        ("matmul", {}, "no contraction multiplies what a step has computed"),
+        ("rmsnorm_linear", {}, "no contraction multiplies what a step has computed"),
         ("decode", {}, "fills no consumer"),
         ("layernorm", {}, "no tile of rows"),
         ("attention", {"q": 32}, "fills no consumer"),
@@ -278,9 +286,11 @@ def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
     for turn, counts in enumerate(groups):
         for ring in form.rings:
             if ring.resident:
-                for slot in range(ring.slots):
-                    yield "empty", (ring.name, slot), (turn & 1) ^ 1
-                    shared.fill((ring.name, slot), ("group", turn))
+                filled = form.consumers if ring.by_rows else 1
+                for number in range(turn * filled, (turn + 1) * filled):
+                    slot, phase = number % ring.slots, number // ring.slots & 1
+                    yield "empty", (ring.name, slot), phase ^ 1
+                    shared.fill((ring.name, slot), ("group", number))
         for _ in range(1 + sum(counts)):
             for ring in form.rings:
                 if not ring.resident:
@@ -293,25 +303,35 @@ def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
 def consumer(shared: Shared, me: int, groups: Sequence[Sequence[int]]) -> Waiting:
     """Do a consumer's steps for every group."""
     form, step = shared.form, 0
+    running: list[list[tuple[str, int]]] = []
     if me == form.consumers - 1:
         shared.turns[0] = 1
     for turn, counts in enumerate(groups):
-        yield from steps_of(shared, me, form.prelude, turn, step)
+        yield from steps_of(shared, me, form.prelude, turn, step, running)
         for chunks, count in zip(form.chunks, (1, *counts), strict=True):
             for _ in range(count):
-                yield from steps_of(shared, me, chunks.steps, turn, step)
+                yield from steps_of(shared, me, chunks.steps, turn, step, running)
                 step += 1
-        yield from steps_of(shared, me, form.drain, turn, step)
+        yield from steps_of(shared, me, form.drain, turn, step, running)
+        assert not running
 
 
-def steps_of(shared: Shared, me: int, steps: Sequence[Step], turn: int, step: int) -> Waiting:
+def steps_of(
+    shared: Shared,
+    me: int,
+    steps: Sequence[Step],
+    turn: int,
+    step: int,
+    running: list[list[tuple[str, int]]],
+) -> Waiting:
+    """Do some steps; `running` are the slots that each contraction under way reads, the oldest first."""
     form, slots = shared.form, dict(shared.form.slots)
-    running: list[list[tuple[str, int]]] = []
 
     def place(slot: Slot) -> tuple[tuple[str, int], int, object]:
         ring = shared.ring(slot.ring)
         if ring.resident:
-            return (ring.name, me if ring.by_rows else 0), turn & 1, ("group", turn)
+            number = turn * form.consumers + me if ring.by_rows else turn
+            return (ring.name, number % ring.slots), number // ring.slots & 1, ("group", number)
         at = step - slot.age
         return (ring.name, at % ring.slots), at // ring.slots & 1, ("step", at)
 
@@ -345,7 +365,6 @@ def steps_of(shared: Shared, me: int, steps: Sequence[Step], turn: int, step: in
             shared.turns[other] = shared.turns.get(other, 0) + 1
             if shared.turns[other] > 1:
                 raise Fault("a turn is passed to one who has it")
-    assert not running
 
 
 def simulate(form: Specialised, groups: Sequence[Sequence[int]], seed: int) -> None:
@@ -388,16 +407,53 @@ def with_stages(form: Specialised, stages: int) -> Specialised:
     return replace(form, rings=tuple(rings))
 
 
-@pytest.mark.parametrize("stages", [1, 2, 3])
-@pytest.mark.parametrize("name", ["attention", "window", "differential", "document", "mlp"])
+def with_resident(form: Specialised, more: int) -> Specialised:
+    """Return the form with so many slots more for resident tiles than a group fills."""
+    filled = {ring.name: form.consumers if ring.by_rows else 1 for ring in form.rings}
+    rings = (
+        replace(ring, slots=filled[ring.name] + more) if ring.resident else ring
+        for ring in form.rings
+    )
+    return replace(form, rings=tuple(rings))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        *product(["attention", "window", "differential", "document", "mlp"], [1, 2, 3]),
+        *product(["matmul"], [2, 3, 4]),  # sums run on while the next chunk arrives
+    ],
+)
 def test_no_warp_hangs_and_no_slot_is_overwritten(name: str, stages: int) -> None:
     form = with_stages(formed(name), stages)
     loops = len(form.chunks) - 1
     order = random.Random(stages)
-    for trips in range(8):
+    for count in range(8):
         for seed in range(4):
-            groups = [[order.randint(0, trips) for _ in range(loops)] for _ in range(3)]
-            simulate(form, [[trips, *[0] * (loops - 1)], *groups], seed)
+            groups = [[order.randint(0, count) for _ in range(loops)] for _ in range(3)]
+            simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+@pytest.mark.parametrize("name", ["causal", "differential"])
+def test_rows_of_the_next_group_may_come_early(name: str, more: int) -> None:
+    form = with_resident(formed(name), more)
+    order = random.Random(more)
+    for seed in range(12):
+        loops = len(form.chunks) - 1
+        groups = [[order.randint(0, 3) for _ in range(loops)] for _ in range(5)]
+        simulate(form, groups, seed)
+
+
+def test_resident_rings_take_the_shared_memory_that_is_left() -> None:
+    limit = load_machine("hopper").limits.shared_per_block
+    slots = {}
+    for size in (64, 128, 256):
+        form = formed("causal", d=size, v=size)
+        (ring,) = (ring for ring in form.rings if ring.resident)
+        slots[size] = ring.slots
+        assert form.shared_bytes < limit
+    assert slots == {64: 4, 128: 4, 256: 3}
 
 
 def test_three_consumers_take_turns() -> None:

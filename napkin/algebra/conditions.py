@@ -59,6 +59,12 @@ def vanishes(
     return _adds_nothing(graph, accumulator, {condition: False}, zero_filled)
 
 
+def is_zero_where(graph: Graph, each: int, condition: int, held: bool) -> bool:
+    """Return whether a box is 0 wherever the condition has that truth value."""
+    value = _known_values(graph, [each], {condition: held}, None)[each]
+    return value is not None and value == 0
+
+
 def _adds_nothing(
     graph: Graph,
     accumulator: Accumulator,

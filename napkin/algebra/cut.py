@@ -41,14 +41,21 @@ from napkin.operators import Kind
 _LONGEST_NAME = 60  # of a diagram or an array, so that a number still fits behind it
 
 
-def cut(diagram: Diagram, kept: Collection[int], types: Mapping[str, str]) -> tuple[Diagram, ...]:
+def cut(
+    diagram: Diagram,
+    kept: Collection[int],
+    types: Mapping[str, str],
+    together: Collection[Collection[int]] = (),
+) -> tuple[Diagram, ...]:
     """Return the pieces that give the kept boxes, each its own, and last the outputs that are left.
 
     `kept` are boxes that compute something; those that no output needs are left out. An output's own
-    box may be among them: it then has a piece of its own. `types` is the storage type of every argument
-    and output.
+    box may be among them: it then has a piece of its own. `together` are sets of kept boxes that one piece
+    gives; what they share it computes once. `types` is the storage type of every argument and output.
+
+    Raises ValueError if two pieces would each wait for the other.
     """
-    return _Cutter(diagram, kept, types).pieces()
+    return _Cutter(diagram, kept, types, together).pieces()
 
 
 def stored_types(diagram: Diagram, types: Mapping[str, str]) -> dict[int, str]:
@@ -95,6 +102,22 @@ def _input_types(boxes: Sequence[Box], among: Iterable[int], types: Mapping[str,
     return found
 
 
+def memory_order(boxes: Sequence[Box], readers: Iterable[int], each: int) -> tuple[str, ...]:
+    """Return a kept box's axes, outermost those that contractions take one at a time.
+
+    The matrices that they multiply then lie side by side, as hardware that copies tiles likes it.
+    """
+    axes = boxes[each].axes
+    batch = set(axes)
+    for reader in readers:
+        box = boxes[reader]
+        if not isinstance(box, Reduce) or len(box.operands) < 2:
+            return axes
+        for operand in box.operands:
+            batch &= set(boxes[operand].axes) - set(box.over)
+    return tuple(sorted(axes, key=lambda axis: axis not in batch))
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """A kept box as an array: its name, dims and storage type, and whether it is an output as it is."""
@@ -106,7 +129,13 @@ class _Kept:
 
 
 class _Cutter:
-    def __init__(self, diagram: Diagram, kept: Collection[int], types: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        diagram: Diagram,
+        kept: Collection[int],
+        types: Mapping[str, str],
+        together: Collection[Collection[int]],
+    ) -> None:
         self.diagram = diagram
         self.boxes = diagram.boxes
         needed = topological(self.boxes, [each.box for each in diagram.outputs])
@@ -117,6 +146,7 @@ class _Cutter:
         for each in needed:
             for operand in operands_of(self.boxes[each]):
                 self.readers.setdefault(operand, []).append(each)
+        self.together = [frozenset(each) for each in together]
         self.types = types
         self.stored = stored_types(diagram, types)
         self.taken = {*diagram.names, *diagram.axes, diagram.name}
@@ -129,10 +159,12 @@ class _Cutter:
     def pieces(self) -> tuple[Diagram, ...]:
         """Return a piece for every kept box, then one for the outputs that none of them gives."""
         rest = [each for each in self.diagram.outputs if each.box not in self.arrays]
-        groups = [(each, self._outputs(each)) for each in self.kept]
-        made = [self._piece(outputs, own) for own, outputs in groups]
+        made = [
+            self._piece([output for each in sorted(own) for output in self._outputs(each)], own)
+            for own in self._groups()
+        ]
         if rest:
-            made.append(self._piece(rest, None))
+            made.append(self._piece(rest, frozenset()))
         if len(made) == 1:
             return (self.diagram,)
         stem = self.diagram.name[:_LONGEST_NAME]
@@ -141,6 +173,26 @@ class _Cutter:
             verify(replace(each, name=name)) for name, each in zip(names, made, strict=True)
         )
 
+    def _groups(self) -> list[frozenset[int]]:
+        """Return the kept boxes by the piece that gives them, each piece after those that it reads."""
+        waiting: dict[frozenset[int], set[int]] = {}
+        for each in self.kept:
+            group = next((one for one in self.together if each in one), frozenset({each}))
+            group &= set(self.kept)
+            if group not in waiting:
+                waiting[group] = set(self._reached(sorted(group), group)) & set(self.kept) - group
+        ready: list[frozenset[int]] = []
+        given: set[int] = set()
+        while len(ready) < len(waiting):
+            found = next(
+                (each for each in waiting if each not in ready and waiting[each] <= given), None
+            )
+            if found is None:
+                raise ValueError("two pieces would each wait for the other")
+            ready.append(found)
+            given |= found
+        return ready
+
     # --- kept arrays ------------------------------------------------------------------------------
 
     def _array(self, each: int) -> _Kept:
@@ -148,23 +200,8 @@ class _Cutter:
         for output in self.diagram.outputs:
             if output.box == each and self.types[output.name] == dtype:
                 return _Kept(output.name, output.dims, dtype, is_output=True)
-        dims = tuple((axis,) for axis in self._memory_order(each))
+        dims = tuple((axis,) for axis in memory_order(self.boxes, self.readers.get(each, ()), each))
         return _Kept(self._name(each), dims, dtype, is_output=False)
-
-    def _memory_order(self, each: int) -> tuple[str, ...]:
-        """Return a kept box's axes, outermost those that contractions take one at a time.
-
-        The matrices that they multiply then lie side by side, as hardware that copies tiles likes it.
-        """
-        axes = self.boxes[each].axes
-        batch = set(axes)
-        for reader in self.readers.get(each, ()):
-            box = self.boxes[reader]
-            if not isinstance(box, Reduce) or len(box.operands) < 2:
-                return axes
-            for operand in box.operands:
-                batch &= set(self.boxes[operand].axes) - set(box.over)
-        return tuple(sorted(axes, key=lambda axis: axis not in batch))
 
     def _name(self, each: int) -> str:
         """Return the diagram's own name for a box if no output has it, else what the box computes."""
@@ -198,11 +235,12 @@ class _Cutter:
 
     # --- pieces -----------------------------------------------------------------------------------
 
-    def _piece(self, outputs: Sequence[Output], own: int | None) -> Diagram:
+    def _piece(self, outputs: Sequence[Output], own: frozenset[int]) -> Diagram:
         """Return the piece that computes its own boxes from the arguments and other kept arrays."""
         reached = self._reached([output.box for output in outputs], own)
         renamed = _renaming_reads(self.diagram, reached)
-        renamed.pop(-1 if own is None else own, None)
+        for each in own:
+            renamed.pop(each, None)
         graph, new, origin = Graph(), dict[int, int](), list[int]()
         arguments: dict[str, Argument] = {}
         for each in reached:
@@ -229,10 +267,10 @@ class _Cutter:
         sizes = ((axis, self.lengths[axis]) for axis in piece.axes if axis in self.lengths)
         return replace(piece, sizes=tuple(sizes))
 
-    def _seen_as(self, each: int, own: int | None, renamed: Mapping[int, Input]) -> Box | None:
+    def _seen_as(self, each: int, own: frozenset[int], renamed: Mapping[int, Input]) -> Box | None:
         """Return a box as a piece has it: an argument if it is kept, and None if it is not needed."""
         box = self.boxes[each]
-        if each in self.arrays and each != own:
+        if each in self.arrays and each not in own:
             array = self.arrays[each]
             return Input(array.name, _open(array.dims), box.kind)
         if isinstance(box, Input) and box.name in {one.name for one in renamed.values()}:
@@ -249,9 +287,9 @@ class _Cutter:
         dims = tuple(tuple(labels[axis] for axis in dim) for dim in argument.dims)
         return replace(argument, dims=dims)
 
-    def _reached(self, roots: Sequence[int], own: int | None) -> list[int]:
+    def _reached(self, roots: Sequence[int], own: frozenset[int]) -> list[int]:
         """Return the boxes that the roots need, operands first, not looking behind kept ones."""
-        edge = set(self.kept) - {own}
+        edge = set(self.kept) - own
         needed: set[int] = set()
         pending = list(roots)
         while pending:
@@ -261,8 +299,8 @@ class _Cutter:
                 pending += () if each in edge else operands_of(self.boxes[each])
         return sorted(needed)
 
-    def _box_name(self, each: int, own: int | None) -> str:
-        is_array = each in self.arrays and (each != own or each not in self.own_names)
+    def _box_name(self, each: int, own: frozenset[int]) -> str:
+        is_array = each in self.arrays and (each not in own or each not in self.own_names)
         return self.arrays[each].name if is_array else self.diagram.names[each]
 
     def _span(self, each: int) -> Span:

@@ -17,7 +17,7 @@ from napkin.algebra.expressions import Printer
 from napkin.algebra.naming import diagram_names, fallback_names
 from napkin.algebra.signs import is_bounded_above
 from napkin.algebra.states import Rule
-from napkin.diagram import Pointwise, Reduce
+from napkin.diagram import Graph, Input, Pointwise, Reduce
 from napkin.language.errors import Diagnostic, Label
 from napkin.language.source import Span
 
@@ -48,7 +48,8 @@ def _exponentials(derivation: Derivation, factor: int) -> Iterator[int]:
             continue
         seen.add(each)
         if box.operator in ("exp", "exp2"):
-            if not is_bounded_above(graph, box.operands[0]):
+            exponent = box.operands[0]
+            if not is_bounded_above(graph, exponent) and not _is_measured(graph, exponent):
                 yield each
         elif box.operator in ("add", "sub", "mul", "neg", "max2"):
             pending += reversed(box.operands)
@@ -56,6 +57,15 @@ def _exponentials(derivation: Derivation, factor: int) -> Iterator[int]:
             pending += reversed(box.operands[1:])
         elif box.operator in ("div", "pow", "sqrt", "abs"):
             pending.append(box.operands[0])
+
+
+def _is_measured(graph: Graph, exponent: int) -> bool:
+    """Return whether an exponent is a distance from a row that is given, as a logsumexp that was kept."""
+    box = graph[exponent]
+    if not isinstance(box, Pointwise) or box.operator != "sub":
+        return False
+    left, right = (graph[operand] for operand in box.operands)
+    return isinstance(right, Input) and set(right.axes) < set(left.axes)
 
 
 def _warn(derivation: Derivation, each: int) -> Diagnostic:

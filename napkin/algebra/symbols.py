@@ -146,7 +146,7 @@ class Symbols:
         if box.operator == "where":
             return self._open_where(box)
         operands = [self._cache[operand] for operand in box.operands]
-        rule = _TO_SYMPY.get(box.operator)
+        rule = TO_SYMPY.get(box.operator)
         opened = rule(*operands) if rule else None
         if opened is None or opened.has(*_UNSOUND):
             return sp.Function(box.operator)(*operands)
@@ -314,7 +314,7 @@ def _python_number(value: Expression) -> float | int:
 _MAX_WEIGHT = 150  # operators opened in one expression
 _UNSOUND = (sp.zoo, sp.nan, sp.I)
 
-_TO_SYMPY: dict[str, Any] = {
+TO_SYMPY: dict[str, Any] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,

@@ -20,6 +20,7 @@ from napkin.cli.commands import (
     report_command,
     verify_command,
 )
+from napkin.cli.model import calibrate_command, verify_model_command
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["_Parser"]
@@ -78,6 +79,8 @@ def argument_parser() -> argparse.ArgumentParser:
         _add_compile,
         _add_verify,
         _add_bench,
+        _add_calibrate,
+        _add_verify_model,
         _add_explain,
     ):
         add(commands)
@@ -89,7 +92,10 @@ def _add_check(commands: Commands) -> None:
 
 
 def _add_derive(commands: Commands) -> None:
-    _command(commands, "derive", derive_command, "show how the diagram streams, step by step")
+    parser = _command(
+        commands, "derive", derive_command, "show how the diagram streams, step by step"
+    )
+    _add_grad(parser)
 
 
 def _add_pseudo(commands: Commands) -> None:
@@ -97,11 +103,13 @@ def _add_pseudo(commands: Commands) -> None:
         commands, "pseudo", pseudo_command, "print the kernel as pseudocode with costs"
     )
     _add_plan_options(parser, default="hopper")
+    _add_grad(parser)
 
 
 def _add_cost(commands: Commands) -> None:
     parser = _command(commands, "cost", cost_command, "print the cost formulas and counts")
     _add_plan_options(parser, default="hopper")
+    _add_grad(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--no-plan",
@@ -122,13 +130,20 @@ def _add_cost(commands: Commands) -> None:
 
 
 def _add_plan(commands: Commands) -> None:
-    parser = _command(commands, "plan", plan_command, "print the tiles chosen for a machine")
+    parser = _command(
+        commands, "plan", plan_command, "print the tiles chosen for a machine, and why"
+    )
     _add_plan_options(parser)
+    _add_grad(parser)
+    parser.add_argument(
+        "--top", type=_count, default=0, metavar="N", help="also the first N of the ranked plans"
+    )
 
 
 def _add_draw(commands: Commands) -> None:
     parser = _command(commands, "draw", draw_command, "draw the diagram as SVG")
     _add_plan_options(parser, default=None, otherwise="that of the `on` block, else none")
+    _add_grad(parser)
     parser.add_argument(
         "--view",
         choices=("plan", "diagram", "steps", "columns", "flow"),
@@ -142,6 +157,7 @@ def _add_draw(commands: Commands) -> None:
 def _add_report(commands: Commands) -> None:
     parser = _command(commands, "report", report_command, "draw the cost report as SVG")
     _add_plan_options(parser)
+    _add_grad(parser)
     parser.add_argument(
         "-o",
         dest="output",
@@ -158,6 +174,7 @@ def _add_compile(commands: Commands) -> None:
         commands, "compile", compile_command, "write the kernel and all that goes with it"
     )
     _add_plan_options(parser)
+    _add_grad(parser)
     parser.add_argument("-o", dest="output", metavar="DIR", required=True, help="the folder")
 
 
@@ -178,6 +195,22 @@ def _add_bench(commands: Commands) -> None:
     _add_plan_options(parser, default=None)
     parser.add_argument("--vs", type=_peers, metavar="NAME,..", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--json", metavar="F", help="write the figures as JSON to this file")
+
+
+def _add_calibrate(commands: Commands) -> None:
+    purpose = "measure the GPU at hand for the predictor, and keep the figures"
+    parser = commands.add_parser("calibrate", help=purpose, description=f"M{purpose[1:]}.")
+    parser.add_argument("--machine", metavar="M", help="such as h200 (default: that of the GPU)")
+    parser.set_defaults(command=calibrate_command)
+
+
+def _add_verify_model(commands: Commands) -> None:
+    purpose = "hold predictions to the GPU at hand: time, needs and traffic of every kernel"
+    parser = commands.add_parser("verify-model", help=purpose, description=f"H{purpose[1:]}.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a .napkin file")
+    _add_plan_options(parser, default=None)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=verify_model_command)
 
 
 def _add_explain(commands: Commands) -> None:
@@ -204,8 +237,14 @@ def _command(
         metavar="NAME",
         help="which of the file's diagrams (default: the last; check: all)",
     )
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, grad=False)
     return parser
+
+
+def _add_grad(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grad", action="store_true", help="of the diagram's gradient: its backward instead"
+    )
 
 
 _REQUIRED = object()
@@ -238,6 +277,12 @@ def _add_plan_options(
         default="bf16",
         help="of untyped arrays of rank two and more (default: bf16)",
     )
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of plans")
+    return int(text)
 
 
 def _sizes(text: str) -> dict[str, int]:

@@ -42,7 +42,11 @@ def check_command(arguments: argparse.Namespace) -> int:
 
 def derive_command(arguments: argparse.Namespace) -> int:
     from napkin.algebra.show import show_derivation
+    from napkin.api import load
 
+    if arguments.grad:
+        gradient = load(arguments.file, arguments.diagram).gradient()
+        print(f"{gradient.forward}\n{gradient.backward}")
     print(show_derivation(load_diagram(arguments).derive()).rstrip())
     return 0
 
@@ -60,25 +64,25 @@ def cost_command(arguments: argparse.Namespace) -> int:
     from napkin.emit.report import show_cost
     from napkin.machine import load_machine
     from napkin.schedule.cost import cost_of
+    from napkin.schedule.plan import has_kernels
 
     if arguments.compare:
         return _compare(arguments)
-    has_kernels = load_machine(arguments.machine).capability is not None
-    if arguments.no_plan or arguments.registers or not has_kernels:
-        return _cost_without_plan(arguments)
+    diagram, machine = load_diagram(arguments), load_machine(arguments.machine)
+    is_planned = not arguments.no_plan and not arguments.registers
+    if not (is_planned and has_kernels(diagram.core, machine, arguments.dtype)):
+        return _cost_without_plan(diagram, arguments)
     with patience("planning"):
-        plan = load_diagram(arguments).plan(
-            arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype
-        )
+        plan = diagram.plan(arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype)
         cost = cost_of(plan)
     print(as_json(cost.as_json()) if arguments.json else show_cost(plan, cost))
     return 0
 
 
-def _cost_without_plan(arguments: argparse.Namespace) -> int:
+def _cost_without_plan(diagram: Diagram, arguments: argparse.Namespace) -> int:
     from napkin.emit.report import show_unplanned
 
-    found = load_diagram(arguments).cost_without_plan(
+    found = diagram.cost_without_plan(
         arguments.machine,
         sizes=arguments.sizes,
         dtype=arguments.dtype,
@@ -112,12 +116,21 @@ def _compared(diagram: Diagram, arguments: argparse.Namespace, machine: str, dty
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
+    from napkin.schedule.choice import choice_lines, choices_of, ranked_table
+    from napkin.schedule.show import show_plan
+
     with patience("planning"):
         plan = load_diagram(arguments).plan(
             arguments.machine, sizes=arguments.sizes, dtype=arguments.dtype
         )
-    print(plan)
+        choices = choices_of(plan)
+    words = [[*choice_lines(each), *_ranked(ranked_table(each, arguments.top))] for each in choices]
+    print(show_plan(plan, words))
     return 0
+
+
+def _ranked(rows: list[str]) -> list[str]:
+    return ["", *rows] if len(rows) > 1 else []
 
 
 def draw_command(arguments: argparse.Namespace) -> int:

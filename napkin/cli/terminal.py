@@ -21,9 +21,11 @@ _PATIENCE_S = 2.0
 
 
 def load_diagram(arguments: argparse.Namespace) -> Diagram:
+    """Return the diagram that a command is about: with `--grad`, its backward."""
     from napkin.api import load
 
-    return load(arguments.file, arguments.diagram)
+    diagram = load(arguments.file, arguments.diagram)
+    return diagram.gradient().backward if arguments.grad else diagram
 
 
 def pictures(plan: Plan) -> dict[str, str]:

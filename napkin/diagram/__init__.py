@@ -38,6 +38,7 @@ from napkin.diagram.signature import (
     Relabelling,
     Tiling,
     implied_sizes,
+    storage_types,
 )
 from napkin.diagram.verify import verify
 
@@ -71,6 +72,7 @@ __all__ = [
     "print_constant",
     "print_diagram",
     "print_dims",
+    "storage_types",
     "substitute",
     "topological",
     "verify",

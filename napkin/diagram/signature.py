@@ -132,11 +132,26 @@ class Diagram:
         return print_diagram(self)
 
 
+def storage_types(diagram: Diagram, dtype: str) -> dict[str, str]:
+    """Return every array's storage type: its own, or `dtype` for rank two and more and fp32 for the rest."""
+    types: dict[str, str] = {}
+    for each in diagram.arguments:
+        types[each.name] = each.dtype or (dtype if len(each.dims) > 1 else "fp32")
+    for output in diagram.outputs:
+        kind = diagram.boxes[output.box].kind
+        default = {Kind.INT: "int64", Kind.BOOL: "bool"}.get(
+            kind, dtype if len(output.dims) > 1 else "fp32"
+        )
+        types[output.name] = output.dtype or default
+    return types
+
+
 def implied_sizes(diagram: Diagram) -> dict[str, tuple[str, int]]:
     """Return the axes that no argument carries and whose length a read implies.
 
     `K[page[b, x // 16], x % 16, k, d]` with `page[b n]` gives `{"x": ("n", 16)}`: x is 16 times as long as
-    n. A bare label, `H[b, q, d]` with `H[b t d]`, gives `{"q": ("t", 1)}`. The first read decides.
+    n. A bare label, `H[b, q, d]` with `H[b t d]`, gives `{"q": ("t", 1)}`. A bare label decides before a
+    count, and of several reads the first.
     """
     carried = {axis for argument in diagram.arguments for axis in argument.axes}
     found: dict[str, tuple[str, int]] = {}
@@ -146,7 +161,9 @@ def implied_sizes(diagram: Diagram) -> dict[str, tuple[str, int]]:
         for read, index in zip(diagram.boxes[box.array].axes, box.indices, strict=True):
             walked = _walked_axis(diagram, diagram.boxes[index])
             if walked is not None and walked[0] not in carried:
-                found.setdefault(walked[0], (read, walked[1]))
+                bare, known = isinstance(diagram.boxes[index], Index), walked[0] in found
+                if not known or (bare and found[walked[0]][1] != 1):
+                    found[walked[0]] = (read, walked[1])
     return found
 
 

@@ -213,14 +213,15 @@ def resident_blocks(kernel: KernelPlan) -> int:
     """Return how many blocks a unit holds at once: by shared memory, registers and warps."""
     machine: Machine = kernel.machine
     limits = machine.limits
-    threads = kernel.warps * limits.threads_per_warp
-    shared = kernel.prediction.shared_bytes + limits.shared_reserved_per_block
+    warps = kernel.warps if kernel.form is None else kernel.form.warps.warps
+    threads = warps * limits.threads_per_warp
+    shared = kernel.expected.shared_bytes + limits.shared_reserved_per_block
     return max(
         1,
         min(
             machine.level("shared").capacity // shared,
-            limits.registers_per_unit // (max(1, kernel.prediction.registers) * threads),
-            limits.warps_per_unit // kernel.warps,
+            limits.registers_per_unit // (max(1, kernel.expected.registers) * threads),
+            limits.warps_per_unit // warps,
             limits.blocks_per_unit,
         ),
     )

@@ -13,24 +13,25 @@ from napkin.emit.notation import byte_size
 from napkin.emit.table import aligned
 from napkin.model.configuration import Configuration, Scope
 from napkin.model.ideal import Ideal
+from napkin.model.several import Several
 from napkin.model.throughput import Throughput
 from napkin.schedule.cost import Cost
 from napkin.schedule.plan import Plan
 from napkin.schedule.tables import configuration_of, kernel_shares, throughput_of
+from napkin.schedule.units import duration, scaled
 from napkin.schedule.unplanned import Clusters, Unplanned
 
-_SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _NOTHING = "-"
 _DEPTHS = ("dram", "l3", "l2", "shared", "register", "fragment")
-_MOST_SLACK = 10.0  # more is not worth a figure
+_LEAST_SLACK, _MOST_SLACK = 0.005, 10.0  # less or more is not worth a figure
 
 
 def show_cost(plan: Plan, cost: Cost) -> str:
     """Return a plan's cost, and the configuration and throughput tables of every kernel."""
     lines = [str(cost)]
+    lines += [f"{plan.machine.name} {plan.machine.calibrated}"] if plan.machine.calibrated else []
     for number, kernel in enumerate(plan.kernels, 1):
         which = f" of kernel {number}" if len(plan.kernels) > 1 else ""
-        which += "" if kernel.form is None else " of the plain loop"
         configuration = configuration_of(kernel)
         throughput = throughput_of(kernel)
         lines += ["", *configuration_lines(configuration, which)]
@@ -47,14 +48,19 @@ def show_unplanned(found: Unplanned) -> str:
     law = "no closed form" if found.law is None else str(found.law)
     lines = [
         f"{found.diagram} on {found.machine.name}, {found.dtype}, as one kernel of any tiles: {sizes}",
+        *([f"{found.machine.name}: {found.note}"] if found.note else []),
         "",
         f"H = {found.transferred}",
         f"M = {found.memory}",
+        *([f"K = {found.work}"] if found.work else []),
+        *([f"a step {found.step}"] if found.step else []),
         f"H* = {law}",
-        "    in elements; g_q is the tile of a grouped axis q, s_x that of the stream x; H* is the least H",
+        "    in elements, K in operations; g_q is the tile of a grouped axis q, s_x that of the stream x",
+        "    H* is the least H of any tiles that M elements hold",
         "",
         *ideal_lines(found.ideal),
         *_cluster_lines(found.clusters),
+        *_several_lines(found.several, found.ideal),
     ]
     if found.tables is not None:
         configuration, throughput = found.tables
@@ -69,8 +75,27 @@ def _cluster_lines(clusters: Clusters | None) -> list[str]:
     if clusters.size == 1:
         return ["clusters of blocks save nothing: L2 feeds a unit faster than its neighbours do"]
     saved = 1 - clusters.seconds / clusters.alone
+    if saved < _LEAST_SLACK:
+        return ["clusters of blocks save nothing: hardly anything is loaded twice"]
     return [
         f"clusters of {clusters.size} blocks save {saved:.0%} of the transfers into shared memory"
+    ]
+
+
+def _several_lines(several: Several | None, ideal: Ideal) -> list[str]:
+    """Return what passes between GPUs for every axis that may be split over them."""
+    if several is None or not several.splits:
+        return []
+    rows = [("split", "passes", "into a GPU", "time")]
+    for each in several.splits:
+        moved = scaled(each.bytes, "B") if each.bytes else _NOTHING
+        took = duration(each.seconds) if each.bytes else _NOTHING
+        rows.append((each.axis, ", ".join(each.passing) or "nothing", moved, took))
+    return [
+        "",
+        f"over {several.count} GPUs on {several.link}, {scaled(several.rate, 'B/s')} into each; "
+        f"the rest takes no less than {duration(ideal.seconds / several.count)}",
+        *_indented(aligned(rows)),
     ]
 
 
@@ -157,7 +182,7 @@ def throughput_lines(throughput: Throughput, tile: int, which: str = "") -> list
 
 
 def _slack(throughput: Throughput, clocks: float) -> str:
-    if not clocks or throughput.slack(clocks) < 1e-9:
+    if not clocks or throughput.slack(clocks) < _LEAST_SLACK:
         return _NOTHING
     slack = throughput.slack(clocks)
     return f"{slack:.0%}" if slack < _MOST_SLACK else "ample"
@@ -168,11 +193,13 @@ def _memory_lines(throughput: Throughput, tile: int) -> list[str]:
     if throughput.rows > 1:
         compute, moved = throughput.compute_seconds(tile), throughput.transfer_seconds(tile)
         least = throughput.least_tile
-        bound = "memory binds at every tile" if isinf(least) else f"memory binds below {least:.1f}"
-        loads = f"loads {_time(moved)} if L2 held nothing"
-        lines.append(f"a step of {tile} rows: work {_time(compute)}, {loads}; {bound}")
+        rows = "at any number of rows" if isinf(least) else f"below {least:.1f} rows"
+        loads = f"loads {duration(moved)} if L2 held nothing"
+        lines.append(
+            f"a step of {tile} rows: work {duration(compute)}, {loads}; memory binds {rows}"
+        )
     if throughput.flops:
-        lines.append(f"ideal {_scaled(throughput.ideal, 'FLOP/s')}")
+        lines.append(f"ideal {scaled(throughput.ideal, 'FLOP/s')}")
     return lines
 
 
@@ -191,30 +218,30 @@ def ideal_lines(ideal: Ideal) -> list[str]:
                 each.fed_by,
                 byte_size(each.memory),
                 f"{each.elements:,.0f}",
-                _scaled(each.bytes, "B"),
+                scaled(each.bytes, "B"),
                 held,
                 tiles,
-                _known_time(each.seconds) if each.fits else _NOTHING,
+                _knownduration(each.seconds) if each.fits else _NOTHING,
             )
         )
     work = [("pipeline", "operations", "time")]
     for one in ideal.pipelines:
         if one.operations:
-            operations = _scaled(one.operations, "")
-            work.append((one.pipeline.value, operations, _known_time(one.seconds)))
+            operations = scaled(one.operations, "")
+            work.append((one.pipeline.value, operations, _knownduration(one.seconds)))
     return [
-        "least transfers into every level, tiled for its own memory",
+        "least transfers into every level, tiled for its own memory (held: 1 KB is 1024 bytes)",
         *_indented(aligned(rows)),
         "",
         *_indented(aligned(work)),
         "",
-        f"as one kernel no faster than {_time(ideal.seconds)}, bound by {ideal.bound_by}"
+        f"as one kernel no faster than {duration(ideal.seconds)}, bound by {ideal.bound_by}"
         + ("" if ideal.fits else "; but one kernel does not fit"),
     ]
 
 
-def _known_time(seconds: float | None) -> str:
-    return "no rate published" if seconds is None else _time(seconds)
+def _knownduration(seconds: float | None) -> str:
+    return "no rate published" if seconds is None else duration(seconds)
 
 
 # --- side by side ---------------------------------------------------------------------------------
@@ -226,7 +253,7 @@ def show_comparison(costs: Sequence[Cost]) -> str:
     sizes = " ".join(f"{axis}={size}" for axis, size in first.sizes)
     figures: list[tuple[str, Callable[[Cost], str]]] = [
         ("type", lambda cost: cost.dtype),
-        ("predicted", lambda cost: _if_ideal("at least ", cost) + _time(cost.seconds)),
+        ("predicted", lambda cost: _if_ideal("at least ", cost) + duration(cost.seconds)),
         ("bound by", lambda cost: cost.bound_by),
         (
             "against the first",
@@ -234,7 +261,7 @@ def show_comparison(costs: Sequence[Cost]) -> str:
         ),
         (
             "contractions",
-            lambda cost: _if_ideal("at most ", cost) + _scaled(cost.flops / cost.seconds, "FLOP/s"),
+            _contractions,
         ),
     ]
     levels = {each.level for cost in costs for each in cost.levels}
@@ -243,7 +270,16 @@ def show_comparison(costs: Sequence[Cost]) -> str:
     figures.append(("plan", _plan))
     rows = [("", *(cost.machine for cost in costs))]
     rows += [(name, *(figure(cost) for cost in costs)) for name, figure in figures]
-    return "\n".join([f"{first.diagram}: {sizes}", "", *aligned(rows)])
+    notes = [f"{cost.machine}, {cost.dtype}: {cost.note}" for cost in costs if cost.note]
+    after = ["", *notes] if notes else []
+    return "\n".join([f"{first.diagram}: {sizes}", "", *aligned(rows), *after])
+
+
+def _contractions(cost: Cost) -> str:
+    """Return the FLOPs a second; unknown where the time of a pipeline is left out."""
+    if not cost.flops or cost.unrated:
+        return _NOTHING
+    return _if_ideal("at most ", cost) + scaled(cost.flops / cost.seconds, "FLOP/s")
 
 
 def _if_ideal(words: str, cost: Cost) -> str:
@@ -256,7 +292,7 @@ def _ratio_words(first: Cost, cost: Cost) -> str:
 
 def _level_bytes(level: str, cost: Cost) -> str:
     found = [each.transfer_bytes for each in cost.levels if each.level == level]
-    return _scaled(found[0], "B") if found else _NOTHING
+    return scaled(found[0], "B") if found else _NOTHING
 
 
 def _plan(cost: Cost) -> str:
@@ -266,7 +302,8 @@ def _plan(cost: Cost) -> str:
         return f"{len(cost.kernels)} kernels"
     plan = dict(cost.kernels[0].plan)
     tiles = [f"{axis} {one['tile']}" for axis, one in plan["axes"].items() if one["tile"] > 1]
-    return f"{', '.join(tiles)}; {plan['warps']} warps, {plan['stages']} stages"
+    stages = "stage" if plan["stages"] == 1 else "stages"
+    return f"{', '.join(tiles)}; {plan['warps']} warps, {plan['stages']} {stages}"
 
 
 # --- units ----------------------------------------------------------------------------------------
@@ -274,17 +311,3 @@ def _plan(cost: Cost) -> str:
 
 def _indented(lines: Sequence[str]) -> list[str]:
     return [f"    {line}" for line in lines]
-
-
-def _time(seconds: float) -> str:
-    for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= scale:
-            return f"{seconds / scale:.3f} {unit}"
-    return f"{seconds / 1e-9:.0f} ns"
-
-
-def _scaled(value: float, unit: str) -> str:
-    for scale, prefix in _SCALES:
-        if value >= scale:
-            return f"{value / scale:.4g} {prefix}{unit}".rstrip()
-    return f"{value:.4g} {unit}".rstrip()

@@ -7,6 +7,7 @@ the source of each figure. Paper sections 3, 6 and 8. A new machine is a file, n
 from napkin.machine.description import (
     Correction,
     Instruction,
+    Latency,
     Level,
     Limits,
     Link,
@@ -18,6 +19,7 @@ from napkin.machine.load import load_machine, machine_names
 __all__ = [
     "Correction",
     "Instruction",
+    "Latency",
     "Level",
     "Limits",
     "Link",

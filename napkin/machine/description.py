@@ -57,6 +57,11 @@ class PipelineRates:
     rates: tuple[tuple[str, float], ...]
     source: str
 
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is the one that contracts."""
+        return self.pipeline is Pipeline.TENSOR
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -116,6 +121,19 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds that nothing hides where it stands alone.
+
+    `launch` of a kernel, `load` from the outermost memory, `copy` of a tile from the cache into shared
+    memory, `contraction` from its operands to its result's first use.
+    """
+
+    name: str
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Correction:
     """A measured value of a figure, in the unit of the method that gives the nominal one."""
 
@@ -129,7 +147,8 @@ class Correction:
 class Machine:
     """One machine. `architecture` is the compiler's target (`sm_90`), None if it is only costed.
 
-    A machine that is only costed may lack a clock and limits, where its maker publishes none.
+    A machine that is only costed may lack a clock, latencies and limits, where its maker publishes none.
+    `calibrated` says when and on what its corrections were measured, if a user did so.
     """
 
     name: str
@@ -143,9 +162,11 @@ class Machine:
     pipelines: tuple[PipelineRates, ...]
     instructions: tuple[Instruction, ...]
     links: tuple[Link, ...]
+    latencies: tuple[Latency, ...]
     published_limits: Limits | None
     corrections: tuple[Correction, ...]
     source: str
+    calibrated: str = ""
 
     @property
     def clock(self) -> float:
@@ -221,9 +242,49 @@ class Machine:
         nominal = self.nominal_peak(pipeline, storage_type)
         return self._measured(f"{pipeline}.{storage_type}", nominal)
 
+    def latency(self, name: str) -> float:
+        """Return the seconds of a latency, as measured if it was."""
+        for each in self.latencies:
+            if each.name == name:
+                return self._measured(f"{name}.latency", each.seconds)
+        raise InternalError(f"machine {self.name} has no latency {name}")
+
+    @property
+    def figures(self) -> frozenset[str]:
+        """The figures that a correction may name."""
+        levels = {f"{each.name}.bandwidth" for each in self.levels if each.bandwidth is not None}
+        rates = {f"{each.pipeline}.{kind}" for each in self.pipelines for kind, _ in each.rates}
+        kinds = {kind for each in self.pipelines for kind, _ in each.rates if each.is_tensor}
+        rates |= {f"sustained.{kind}" for kind in kinds}
+        return frozenset(levels | rates | {f"{each.name}.latency" for each in self.latencies})
+
+    def nominal(self, figure: str) -> float:
+        """Return a figure as its maker or the machine file has it, not as measured."""
+        name, _, kind = figure.partition(".")
+        if kind == "bandwidth":
+            return self.nominal_bandwidth(name)
+        if kind == "latency":
+            return next(each.seconds for each in self.latencies if each.name == name)
+        if name == "sustained":
+            return self.nominal_peak(Pipeline.TENSOR, kind)
+        return self.nominal_peak(Pipeline(name), kind)
+
+    def sustained(self, storage_type: str) -> float:
+        """Return the tensor operations a second that power lets last, as measured if it was."""
+        nominal = self.nominal_peak(Pipeline.TENSOR, storage_type)
+        return self._measured(f"sustained.{storage_type}", nominal)
+
+    def has_correction(self, figure: str) -> bool:
+        """Tell whether a figure was measured."""
+        return any(each.figure == figure for each in self.corrections)
+
     def _find_rate(self, pipeline: Pipeline, storage_type: str) -> float | None:
-        rates = (dict(each.rates) for each in self.pipelines if each.pipeline == pipeline)
-        return next((each[storage_type] for each in rates if storage_type in each), None)
+        for each in self.pipelines:  # plain loops: planning asks a hundred thousand times
+            if each.pipeline == pipeline:
+                for kind, rate in each.rates:
+                    if kind == storage_type:
+                        return rate
+        return None
 
     def _measured(self, figure: str, nominal: float) -> float:
         return next((each.value for each in self.corrections if each.figure == figure), nominal)

@@ -11,9 +11,11 @@ from functools import cache
 from importlib.resources import files
 
 from napkin.language.errors import Diagnostic, InternalError, NapkinError, did_you_mean
+from napkin.machine.calibration import calibrated
 from napkin.machine.description import (
     Correction,
     Instruction,
+    Latency,
     Level,
     Limits,
     Link,
@@ -24,10 +26,13 @@ from napkin.machine.table import Table
 from napkin.operators import Pipeline
 
 _COUNTS = ("flops", "results")
+_LATENCIES = {"launch", "load", "copy", "contraction"}
 
 
 def load_machine(name: str) -> Machine:
-    """Return the machine of that name or alias.
+    """Return the machine of that name or alias, as the user calibrated it if so.
+
+    Raises NapkinError (N401, N420) for a name that nobody knows or a calibration that is none.
 
     >>> load_machine("hopper").title
     'NVIDIA H100 SXM 80 GB'
@@ -35,7 +40,7 @@ def load_machine(name: str) -> Machine:
     wanted = name.strip().lower()
     for machine in _machines():
         if wanted in (machine.name, *machine.aliases):
-            return machine
+            return _as_calibrated(machine)
     known = [word for machine in _machines() for word in (machine.name, *machine.aliases)]
     listed = ", ".join(_with_aliases(machine) for machine in _machines())
     raise NapkinError(
@@ -73,6 +78,7 @@ def parse_machine(text: str, *, name: str) -> Machine:
         pipelines=tuple(_pipeline(each) for each in table.tables("pipeline")),
         instructions=tuple(_instruction(each) for each in table.tables("instruction")),
         links=tuple(_link(each) for each in table.tables("link")),
+        latencies=tuple(_latency(each) for each in table.tables("latency")),
         published_limits=None if limits is None else _limits(limits),
         corrections=tuple(_correction(each) for each in table.tables("correction")),
     )
@@ -90,22 +96,25 @@ def verify_machine(machine: Machine) -> Machine:
             machine.level(name)
     for link in machine.links:
         machine.level(link.joins)
-    needed = (machine.published_clock, machine.published_limits)
-    if machine.architecture is not None and None in needed:
-        raise InternalError(
-            f"machine {machine.name} is compiled for, and lacks its clock or limits"
-        )
+    if machine.architecture is not None:
+        named = {each.name for each in machine.latencies}
+        if None in (machine.published_clock, machine.published_limits) or named != _LATENCIES:
+            message = "is compiled for, and lacks its clock, latencies or limits"
+            raise InternalError(f"machine {machine.name} {message}")
     # A cache between memory and a unit's own acts with its children's memory: its size may stay unknown.
     caches = machine.path("shared")[1:-1]
     for level in machine.levels:
         if level.published_capacity is None and level not in caches:
             raise InternalError(f"machine {machine.name} lacks the capacity of level {level.name}")
-    figures = {f"{each.name}.bandwidth" for each in machine.levels if each.bandwidth is not None}
-    figures |= {f"{each.pipeline}.{kind}" for each in machine.pipelines for kind, _ in each.rates}
     for correction in machine.corrections:
-        if correction.figure not in figures:
+        if correction.figure not in machine.figures:
             raise InternalError(f"machine {machine.name} corrects no figure {correction.figure}")
     return machine
+
+
+@cache
+def _as_calibrated(machine: Machine) -> Machine:
+    return calibrated(machine)
 
 
 @cache
@@ -163,6 +172,12 @@ def _pipeline(table: Table) -> PipelineRates:
     )
     table.close()
     return rates
+
+
+def _latency(table: Table) -> Latency:
+    latency = Latency(table.text("name"), table.number("seconds"), table.text("source"))
+    table.close()
+    return latency
 
 
 def _instruction(table: Table) -> Instruction:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sympy as sp
 
-from napkin.model.roles import Role
+from napkin.model.roles import Role, bind
 from napkin.operators import Pipeline
 
 Expression = Any
@@ -95,6 +95,19 @@ class Operations:
             Pipeline.SFU: self.exponential,
             Pipeline.FP32: self.pointwise,
         }
+
+    def __str__(self) -> str:
+        """Return the operations by pipeline, those that there are."""
+        found = {unit: sp.expand(count) for unit, count in self.by_pipeline.items()}
+        return ", ".join(f"{count} {unit.value}" for unit, count in found.items() if count != 0)
+
+    def bound(self, values: Mapping[str, Expression]) -> Operations:
+        """Return the operations with the symbols of these names replaced."""
+        return Operations(
+            bind(self.contraction, values),
+            bind(self.exponential, values),
+            bind(self.pointwise, values),
+        )
 
     def times(self, count: Expression) -> Operations:
         """Return the operations of so many repetitions."""

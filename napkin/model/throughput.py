@@ -89,14 +89,15 @@ class Throughput:
     def overlapped(self) -> float:
         """The clocks of a step if one warpgroup overlaps its own vector work with later contractions.
 
-        What comes before the first vector work is alone (paper: QK + max(softmax, PV)).
+        The contractions that the first vector work waits for are alone (paper: QK + max(softmax, PV)).
         """
-        tensor = [each.pipeline is Pipeline.TENSOR for each in self.stages]
-        first = tensor.index(False) if False in tensor else len(tensor)
-        alone = sum(each.clocks for each in self.stages[:first])
-        vector = sum(each.clocks for each in self.stages if each.pipeline is not Pipeline.TENSOR)
-        later = sum(each.clocks for each in self.stages[first:] if each.pipeline is Pipeline.TENSOR)
-        return alone + max(vector, later)
+        is_tensor = [each.pipeline is Pipeline.TENSOR for each in self.stages]
+        tensor = [each.clocks for each in self.stages if each.pipeline is Pipeline.TENSOR]
+        start = is_tensor.index(True) if tensor else 0
+        ends = [place for place, each in enumerate(is_tensor) if place > start and not each]
+        first = sum(is_tensor[: ends[0]]) if ends else len(tensor)
+        alone, later = sum(tensor[:first]), sum(tensor[first:])
+        return alone + max(self.serial - sum(tensor), later)
 
     # --- memory and peaks -----------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 In: a diagram, axis lengths, a storage type, a device and a seed. Out: its arguments by name.
 Floats are normal. Integers get the range that the diagram gives them by what it does with them:
-one that indexes an axis stays inside it, one compared with an index (a sequence's length, a
+one that indexes an axis stays inside it, and names no position twice where there are enough of them (a
+table of pages), one compared with an index (a sequence's length, a
 window) covers the axis, with a zero among them so that some row may be masked throughout.
 
 Deliberately absent: a distribution that suits one model. The reference sees the same data.
@@ -26,10 +27,10 @@ from napkin.diagram import (
     Pointwise,
     implied_sizes,
     operands_of,
+    storage_types,
 )
 from napkin.language.errors import Diagnostic, NapkinError, did_you_mean
 from napkin.operators import POINTWISE, Kind
-from napkin.schedule.plan import storage_types
 
 Value = torch.Tensor | float | int
 
@@ -124,10 +125,16 @@ class _Source:
         low, high = (-_BYTE_RANGE, _BYTE_RANGE) if storage == "int8" else (0, _FEW)
         if limit is not None:
             low, high = 0, limit.stop
+            if not limit.has_zero and prod(shape) <= limit.stop:
+                return self._permuted(limit.stop)[: prod(shape)].view(shape)
         drawn = torch.randint(low, high, shape, generator=self.generator, device=self.device)
         if limit is not None and limit.has_zero and drawn.numel():
             drawn.view(-1)[0] = 0
         return drawn
+
+
+    def _permuted(self, length: int) -> torch.Tensor:
+        return torch.randperm(length, generator=self.generator, device=self.device)
 
 
 class _Range:

@@ -8,12 +8,15 @@ plan: the plan as the device can run it.
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import torch
 
 from napkin.language.errors import Diagnostic, NapkinError
 from napkin.machine import Machine, load_machine, machine_names
-from napkin.schedule.plan import Plan
+
+if TYPE_CHECKING:
+    from napkin.schedule.plan import Plan
 
 _WITHOUT_GPU = "hopper"
 _GLUON = "3.6."  # the releases of triton whose Gluon has the names that the emitter calls
@@ -64,10 +67,15 @@ def runnable(plan: Plan, device: torch.device) -> Plan:
     Plain loops run on newer GPUs and in Triton's interpreter; the instructions of warp-specialised ones are
     those of one architecture, and Triton renames what they call from release to release.
     """
+    return plan if has_specialised_form(plan.machine, device) else plan.plain
+
+
+def has_specialised_form(machine: Machine, device: torch.device) -> bool:
+    """Tell whether a device runs the warp-specialised kernels that are made for a machine."""
     if device.type != "cuda" or not _has_gluon():
-        return plan.plain
+        return False
     major, minor = torch.cuda.get_device_capability(device)
-    return plan if 10 * major + minor == plan.machine.capability else plan.plain
+    return bool(10 * major + minor == machine.capability)
 
 
 def _has_gluon() -> bool:

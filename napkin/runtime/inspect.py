@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
-from napkin.emit.gluon import emit_gluon, functions_of
+from napkin.emit.gluon import emit_gluon, functions_of, plan_in_form
 from napkin.emit.gluon.entry import WARPS, shared_layout
 from napkin.emit.gluon.functions import Box, ModuleText
 from napkin.emit.module import emit_module
@@ -101,7 +101,7 @@ def inspect_plan(plan: Plan, text: str | None = None) -> tuple[Inspection, ...]:
         return tuple(
             _inspect(module, name, kernel)
             if kernel.form is None
-            else Inspection(_inspect_form(module, kernel, kernel.form.warps), kernel.expected)
+            else Inspection(_inspect_form(module, name, kernel, kernel.form.warps), kernel.expected)
             for name, kernel in zip(kernel_names(plan), plan.kernels, strict=True)
         )
 
@@ -124,20 +124,21 @@ def _inspect(module: Path, name: str, kernel: KernelPlan) -> Inspection:
 
 def inspect_specialised(kernel: KernelPlan, form: Specialised) -> Resources:
     """Compile a kernel in its warp-specialised form for its machine."""
+    plan = plan_in_form(kernel, form)
     with tempfile.TemporaryDirectory() as folder:
         module = Path(folder, f"{kernel.name}_module.py")
-        module.write_text(emit_gluon(kernel, form), encoding="utf-8")
-        return _inspect_form(module, kernel, form)
+        module.write_text(emit_gluon(plan), encoding="utf-8")
+        (name,) = kernel_names(plan)
+        return _inspect_form(module, name, kernel, form)
 
 
-def _inspect_form(module: Path, kernel: KernelPlan, form: Specialised) -> Resources:
+def _inspect_form(module: Path, name: str, kernel: KernelPlan, form: Specialised) -> Resources:
     if kernel.machine.capability is None:
         raise InternalError(f"machine {kernel.machine.name} has no compiler")
-    functions = functions_of(kernel, form)
-    arguments = specialised_arguments(kernel, form, functions)
+    arguments = specialised_arguments(kernel, form, functions_of(kernel, form, name))
     return inspect_kernel(
         module,
-        functions.functions[-1].name,
+        name,
         arch=kernel.machine.capability,
         signature=arguments.signature,
         constants=arguments.constants,

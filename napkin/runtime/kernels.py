@@ -2,6 +2,8 @@
 
 In: a kernel module's text. Out: its entry function. Triton reads a kernel's source from its file,
 so there must be one; it lies in the user's cache folder, named after the hash of its text.
+
+What prints modules is imported where one is printed: a kernel that is found needs none of it.
 """
 
 from __future__ import annotations
@@ -15,16 +17,13 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from napkin.algebra.show import show_derivation
 from napkin.diagram import Diagram
-from napkin.emit.module import emit_module
-from napkin.emit.triton import entry_name
 from napkin.language.errors import Diagnostic, InternalError, NapkinError
-from napkin.schedule.cost import cost_of
-from napkin.schedule.plan import KernelPlan, Plan
-from napkin.schedule.show import form_line
+
+if TYPE_CHECKING:
+    from napkin.schedule.plan import KernelPlan, Plan
 
 Entry = Callable[..., Any]
 
@@ -87,6 +86,10 @@ def cannot_write(path: Path, error: Exception) -> Diagnostic:
 
 def kernel_source(plan: Plan) -> str:
     """Return a plan's kernel module, its derivation, cost and prediction in its header."""
+    from napkin.emit.module import emit_module
+    from napkin.schedule.cost import cost_of
+    from napkin.schedule.show import form_line
+
     cost = cost_of(plan)
     notes = (
         *(_said("derivation", _derivation(each), each, plan) for each in plan.kernels),
@@ -104,12 +107,14 @@ def _said(what: str, text: str, kernel: KernelPlan, plan: Plan) -> str:
 
 
 def _derivation(kernel: KernelPlan) -> str:
+    from napkin.algebra.show import show_derivation
+
     return show_derivation(kernel.derivation).splitlines()[0].partition(": ")[2]
 
 
 def store_kernel(text: str, name: str) -> Path:
     """Write a module's text to the cache folder, unless it is there, and return its path."""
-    path = _folder() / f"{name}_{sha256(text.encode()).hexdigest()[:16]}.py"
+    path = cache_folder() / f"{name}_{sha256(text.encode()).hexdigest()[:16]}.py"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     return path
@@ -117,9 +122,15 @@ def store_kernel(text: str, name: str) -> Path:
 
 def load_kernel(text: str, diagram: Diagram) -> Entry:
     """Import a generated module and return its entry function; the same text gives the same one."""
-    module = _import(store_kernel(text, diagram.name))
-    entry: Entry = getattr(module, entry_name(diagram))
-    return entry
+    from napkin.emit.triton import entry_name
+
+    return load_entry(text, diagram.name, entry_name(diagram))
+
+
+def load_entry(text: str, name: str, entry: str) -> Entry:
+    """Import a module, whose file `name` begins, and return its function `entry`."""
+    found: Entry = getattr(_import(store_kernel(text, name)), entry)
+    return found
 
 
 def _import(path: Path) -> ModuleType:
@@ -140,7 +151,7 @@ def _import(path: Path) -> ModuleType:
 
 
 @cache
-def _folder() -> Path:
+def cache_folder() -> Path:
     """Return the user's own cache folder; where there is none to write, one for this process."""
     try:
         folder = Path.home() / ".cache" / "napkin"

@@ -186,21 +186,22 @@ def _in_numpy(
     lengths: Mapping[str, int],
     wanted: Sequence[torch.Tensor],
 ) -> list[OutputCheck]:
-    """Run the Program of the plan's warp-specialised kernel by NumPy, which rounds nothing."""
-    (kernel,) = plan.kernels
-    names = {each.name for each in kernel.printed.arrays}
-    arrays = {name: _as_numpy(arguments[name]) for name in names}
+    """Run the Programs of a plan with warp-specialised kernels by NumPy, which rounds nothing."""
+    made = {each.name: _as_numpy(arguments[each.name]) for each in plan.arrays}
     scalars = {
         name: value if isinstance(value, float | int) else value.item()
         for name, value in arguments.items()
-        if name not in names
+        if name not in made
     }
     with np.errstate(all="ignore"):
-        outputs = execute(kernel.printed, arrays, scalars, lengths).outputs
+        for kernel in plan.kernels:
+            read = {each.name: made[each.name] for each in kernel.printed.arrays}
+            needed = {name: scalars[name] for name, _ in kernel.printed.scalars}
+            made |= execute(kernel.printed, read, needed, lengths).outputs
     return [
         _compare(
             f"{output.name}, by the warp-specialised program in NumPy",
-            torch.from_numpy(outputs[output.name]),
+            torch.from_numpy(made[output.name]),
             reference,
             _SUMS if reference.is_floating_point() else 0.0,
         )

@@ -12,7 +12,7 @@ The order of the operations is taken as it is: `rotate` has settled it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import Assign, Dot, Fill, Load, Operation
@@ -84,6 +84,38 @@ def with_turns(steps: Sequence[Step]) -> tuple[Step, ...]:
             break
     taken, passed = (TakeTurn(), *steps[first : last + 1], PassTurn()), steps[last + 1 :]
     return (*steps[:first], *taken, *passed)
+
+
+def with_running_sums(
+    operations: Sequence[Operation], slots: Mapping[str, Slot], *, is_first: bool
+) -> tuple[Step, ...]:
+    """Return the steps of a list that only adds contractions of what it loads to their sums.
+
+    They run on into the next chunk, where those of the chunk before are finished and its slots released.
+    The first chunk has none before it.
+    """
+    dots = [op for op in operations if isinstance(op, Dot)]
+    awaited: dict[str, None] = {}
+    steps: list[Step] = []
+    for dot in dots:
+        new = [name for name in (dot.left, dot.right) if name not in awaited]
+        awaited |= dict.fromkeys(new)
+        steps += [*(Await(slots[name]) for name in new), dot]
+    return (*steps, *_finished(operations, {} if is_first else slots, len(dots)))
+
+
+def finished_sums(operations: Sequence[Operation], slots: Mapping[str, Slot]) -> tuple[Step, ...]:
+    """Return the steps behind the last chunk of such a stream."""
+    return _finished(operations, slots, 0)
+
+
+def _finished(
+    operations: Sequence[Operation], slots: Mapping[str, Slot], behind: int
+) -> tuple[Step, ...]:
+    """Finish the contractions of the chunk before, and release what they have read."""
+    sums = dict.fromkeys(op.tile.name for op in operations if isinstance(op, Dot))
+    released = (Release(replace(slot, age=1)) for slot in slots.values())
+    return (Finish(tuple(sums), behind), *released)
 
 
 class _Barriers:

@@ -18,7 +18,7 @@ from math import prod
 from typing import Any
 
 from napkin.model.costs import two_level_costs
-from napkin.model.measures import Costs
+from napkin.model.measures import Costs, Operations
 from napkin.model.optimum import power_law
 from napkin.model.roles import Role, bind, choose_roles, size_symbol, tile_symbol
 from napkin.operators import Pipeline
@@ -26,10 +26,12 @@ from napkin.schedule.count import Totals, peak, totals
 from napkin.schedule.flops import Scalars, contraction_flops
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.predict import guessed_scalars
 from napkin.schedule.program import Array, AxisRole
-from napkin.schedule.show import scaled, table
+from napkin.schedule.units import duration, scaled, table
 
 _ON_CHIP = ("shared", "register")
+_SMALL = 1e-6  # of the most: bookkeeping that a reader need not see
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,12 @@ class KernelCost:
 class Cost:
     """A plan's cost. `flops` are those of the contractions that a mask leaves.
 
-    `transferred` and `memory` are H and M by formula, `least` the least H in M, empty without a closed form.
-    `is_exact` tells whether every loop's bounds were known.
+    `transferred`, `memory` and `work` are H, M and K by formula, `step` what one step of the stream moves and
+    works, empty for several kernels. `least` is the least H in M, empty without a closed form.
+    `is_exact` tells whether every loop's bounds were known, `assumed` the values of whole numbers that are
+    only known at the call, `is_masked` whether a mask leaves less than the formulas count. `unrated` are the
+    pipelines whose rate nobody publishes, so that their time is left out; `note` is what a reader should
+    know besides.
     """
 
     diagram: str
@@ -76,6 +82,12 @@ class Cost:
     seconds: float
     kernels: tuple[KernelCost, ...]
     is_exact: bool
+    work: str = ""
+    step: str = ""
+    assumed: tuple[tuple[str, int], ...] = ()
+    is_masked: bool = False
+    unrated: tuple[str, ...] = ()
+    note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the cost as `napkin cost --json` prints it."""
@@ -121,7 +133,7 @@ class Cost:
         """Return the cost in a line."""
         return (
             f"{self.diagram} for {self.machine} in {self.dtype}: H = {self.transferred} elements; "
-            f"predicted {self.seconds * 1e3:.3f} ms, bound by {self.bound_by}"
+            f"predicted {duration(self.seconds)}, bound by {self.bound_by}"
         )
 
     def __str__(self) -> str:
@@ -129,8 +141,15 @@ class Cost:
 
 
 def cost_of(plan: Plan, *, scalars: Scalars | None = None) -> Cost:
-    """Return the cost of a plan at the lengths it was judged at."""
-    known = scalars or {}
+    """Return the cost of a plan at the lengths it was judged at; `scalars` it was not told are guessed."""
+    given = scalars or {}
+    guessed = {
+        name: value
+        for each in plan.kernels
+        for name, value in guessed_scalars(each.printed, dict(each.sizes)).items()
+        if name not in given
+    }
+    known = {**guessed, **given}
     parts = [_Counted.of(each, known, _numbering(plan, each)) for each in plan.kernels]
     counted = [each.totals for each in parts]
     moved = sum(each.bind(each.symbolic.transferred) for each in parts)
@@ -154,6 +173,10 @@ def cost_of(plan: Plan, *, scalars: Scalars | None = None) -> Cost:
         plan.seconds,
         tuple(_kernel_cost(each) for each in plan.kernels),
         all(each.is_exact for each in counted),
+        work="" if len(parts) > 1 else str(parts[0].work(parts[0].symbolic.whole)),
+        step="" if len(parts) > 1 else parts[0].step,
+        assumed=tuple(guessed.items()),
+        is_masked=any(one is not None for k in plan.kernels for one in k.derivation.conditions),
     )
 
 
@@ -209,6 +232,17 @@ class _Counted:
 
     def bind(self, formula: Any) -> Any:
         return bind(formula, self.names)
+
+    def work(self, operations: Operations) -> Operations:
+        return operations.bound(self.names)
+
+    @property
+    def step(self) -> str:
+        """What a step moves and works; nothing without a stream."""
+        if self.kernel.derivation.stream is None:
+            return ""
+        moved = self.bind(self.symbolic.transferred_by_step)
+        return f"moves {moved}; works {self.work(self.symbolic.step)}"
 
 
 def _numbering(plan: Plan, kernel: KernelPlan) -> str:
@@ -288,22 +322,29 @@ def _lines(cost: Cost) -> list[str]:
                 each.formula,
             )
         )
-    work = [(name, scaled(count, "")) for name, count in cost.operations]
+    most = max((count for _, count in cost.operations), default=0)
+    work = [(name, scaled(count, "")) for name, count in cost.operations if count > _SMALL * most]
+    assumed = ", ".join(f"{name} = {value}" for name, value in cost.assumed)
     several = "; g_q_1 is one of kernel 1" if len(cost.kernels) > 1 else ""
     return [
         f"{cost.diagram} on {cost.machine}, {cost.dtype}: {sizes}",
         "",
         f"H = {cost.transferred}",
         f"M = {cost.memory}",
+        *([f"K = {cost.work}"] if cost.work else []),
+        *([f"a step {cost.step}"] if cost.step else []),
         *([f"H* = {cost.least}, the least H of any tiles that M holds"] if cost.least else []),
-        f"    in elements; g_q is the tile of a grouped axis q, s_x that of the stream x{several}",
+        "    in elements, K in operations; g_q is the tile of a grouped axis q, s_x that of the stream x"
+        + several,
         "",
         *table(rows),
         "",
         f"contractions {scaled(cost.flops, 'FLOP')}"
-        + "".join(f"; {name} {count} operations" for name, count in work if count != "0 "),
-        *([] if cost.is_exact else ["counted as if every chunk of the stream were walked"]),
-        f"predicted {cost.seconds * 1e3:.3f} ms, bound by {cost.bound_by}",
+        + "".join(f"; {name} {count} operations" for name, count in work),
+        *(["a mask leaves less than the formulas, which count all"] if cost.is_masked else []),
+        *([f"for {assumed}, which is known at the call alone"] if assumed else []),
+        *([] if cost.is_exact else ["data bound the walk: counted as if it were the longest"]),
+        f"predicted {duration(cost.seconds)}, bound by {cost.bound_by}",
         *_kernel_lines(cost),
     ]
 
@@ -315,7 +356,7 @@ def _kernel_lines(cost: Cost) -> list[str]:
     rows = [("kernel", "gives", "predicted", "bound by", "plan")]
     for number, each in enumerate(cost.kernels, 1):
         gives = ", ".join(each.outputs)
-        took = f"{each.seconds * 1e3:.3f} ms"
+        took = duration(each.seconds)
         rows.append((str(number), gives, took, each.bound_by, _plan_text(each)))
     return ["", f"cut into {len(cost.kernels)} kernels:", *table(rows)]
 
@@ -326,4 +367,5 @@ def _plan_text(kernel: KernelCost) -> str:
         f"{axis} {one['role']} by {one['tile']}" for axis, one in plan["axes"].items()
     )
     form = "" if plan["form"] == "plain loop" else f"{plan['form']}, "
-    return f"{tiles}; {form}{plan['warps']} warps, {plan['stages']} stages"
+    stages = "stage" if plan["stages"] == 1 else "stages"
+    return f"{tiles}; {form}{plan['warps']} warps, {plan['stages']} {stages}"

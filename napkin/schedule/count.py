@@ -45,7 +45,7 @@ from napkin.schedule.trips import (
 )
 
 GLOBAL = "global"
-_VECTOR_TYPES = ("fp32", "fp64")  # contracted exactly, by multiply-adds: tf32 must be asked for
+EXACT_TYPES = ("fp32", "fp64")  # contracted exactly, by multiply-adds: tf32 must be asked for
 
 Operations = tuple[tuple[Pipeline, int], ...]
 
@@ -91,7 +91,7 @@ def work(operation: Operation, program: Program) -> Work:
             dims = (*operation.tile.dims, *operation.over)
             return Work(((Pipeline.FP32, extent(dims, program)),))
         case Dot():
-            unit = Pipeline.FP32 if operation.operand_type in _VECTOR_TYPES else Pipeline.TENSOR
+            unit = Pipeline.FP32 if operation.operand_type in EXACT_TYPES else Pipeline.TENSOR
             dims = (*operation.tile.dims, operation.over)
             return Work(((unit, 2 * extent(dims, program)),))
         case Load():

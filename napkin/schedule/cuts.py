@@ -4,22 +4,24 @@ In: a diagram, a machine, lengths, a storage type, and what its one kernel is pr
 fits. Out: the kernels of the best cut that was found, or what did not fit.
 
 The search starts from the cut that keeps every array worth keeping, where each kernel is as simple as can
-be, and takes back what it pays most to compute again, one array after the other: fusion, judged by the
-plans of the kernels themselves. Pieces that are equal but for names are planned once. The number of
-boxes planned is bounded, and so is the search; what it finds depends on nothing but its arguments.
+be. One step after the other it takes back what it pays most to compute again, or lets one kernel give what
+two gave, if they share work: fusion, judged by the plans of the kernels themselves. What is kept takes
+memory, so its traffic counts beside that of the kernels, which hides it. Pieces that are equal but for names
+are planned once. The number of boxes planned is bounded, and so is the search; what it finds depends on
+nothing but its arguments.
 
-Deliberately absent: several outputs of different work in one kernel, and cuts in space.
+Deliberately absent: cuts in space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import inf, prod
 
 from napkin.algebra.cut import cut, stored_types
-from napkin.algebra.derive import derive
-from napkin.algebra.naming import diagram_names
+from napkin.algebra.derive import SMALL, derive
 from napkin.diagram import (
     STORAGE_BYTES,
     Argument,
@@ -28,20 +30,19 @@ from napkin.diagram import (
     Index,
     Input,
     Output,
-    Pointwise,
     Reduce,
     Size,
-    operands_of,
     topological,
 )
 from napkin.machine import Machine
 from napkin.model.roles import is_contraction
 from napkin.operators import Pipeline
-from napkin.schedule.kernel import KernelPlan, rank_kernels, storage_types
+from napkin.schedule.kernel import KernelPlan, best_kernel, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
+from napkin.schedule.points import cut_points
+from napkin.schedule.program import Array
 
-LAUNCH_S = 5e-6  # from one kernel's end to the next one's start, with its launch
-_SHORT_WAY = 8  # boxes between one that is read twice and where its readers meet again
+LAUNCH_S = 1e-6  # from one kernel's end to the next one's start, beside the launch that each prediction has
 _MOST_BOXES = 1000  # of all pieces planned: some seconds
 _REACHED = 0.8  # of the tensor cores' rate: no kernel is predicted to do better
 # Of the time of one kernel: predictions err by a quarter, and what is kept takes memory.
@@ -84,86 +85,39 @@ def find_cut(
     points, limit = cut_points(diagram), inf
     if one is not None:
         limit = _WORTH * one.prediction.seconds
-        points = tuple(each for each in points if search.may_beat({each}, limit))
+        points = tuple(each for each in points if search.may_beat(Cut(frozenset({each})), limit))
     if not points:
         return None
-    kept = search.best(frozenset(points))
-    if one is not None and not search.may_beat(kept, limit):
+    chosen = search.best_of(points)
+    if one is not None and not search.may_beat(chosen, limit):
         return None
-    kernels = search.kernels(kept)
+    kernels = search.kernels(chosen)
     if isinstance(kernels, Refused):
         return kernels if one is None else None
     return kernels if len(kernels) > 1 and total_seconds(kernels) < limit else None
 
 
-# --- candidates -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The boxes to keep, and the sets of them that one kernel gives."""
 
+    kept: frozenset[int]
+    together: frozenset[frozenset[int]] = frozenset()
 
-def cut_points(diagram: Diagram) -> tuple[int, ...]:
-    """Return the boxes worth keeping: what reductions give, and arrays that are made of it.
+    def without(self, each: int) -> Cut:
+        """Return the cut that computes one box again instead."""
+        left = (group - {each} for group in self.together)
+        return Cut(self.kept - {each}, frozenset(group for group in left if len(group) > 1))
 
-    Those are reductions, arrays with a name, and computed operands of contractions. A box that one
-    pointwise step alone reads stands back for that step, which has the same size.
-    """
-    boxes = diagram.boxes
-    roots = [each.box for each in diagram.outputs]
-    needed = topological(boxes, roots)
-    readers: dict[int, set[int]] = {each: set() for each in needed}
-    reducing: set[int] = set()
-    for each in needed:
-        for operand in operands_of(boxes[each]):
-            readers[operand].add(each)
-        if isinstance(boxes[each], Reduce) or reducing & set(operands_of(boxes[each])):
-            reducing.add(each)
-    named = diagram_names(diagram)
-    wished = {each for each in reducing if isinstance(boxes[each], Reduce) or each in named}
-    wished |= _contracted(boxes, needed) & reducing
-    found: dict[int, None] = {}
-    for each in sorted(wished):
-        last = each
-        while (
-            step := _only_step(boxes, last, readers, reducing)
-        ) is not None and last not in roots:
-            last = step
-        if last not in roots or readers[last] or len(set(roots)) > 1:
-            found[last] = None
-    return tuple(sorted(found))
+    def joined(self, one: frozenset[int], other: frozenset[int]) -> Cut:
+        """Return the cut in which one kernel gives what two gave."""
+        return Cut(self.kept, self.together - {one, other} | {one | other})
 
-
-def _contracted(boxes: Sequence[Box], needed: Iterable[int]) -> set[int]:
-    """Return the operands of contractions."""
-    found: set[int] = set()
-    for each in needed:
-        box = boxes[each]
-        if isinstance(box, Reduce) and is_contraction(boxes, box.operands, box.over):
-            found |= set(box.operands)
-    return found
-
-
-def _only_step(
-    boxes: Sequence[Box], each: int, readers: Mapping[int, set[int]], reducing: Collection[int]
-) -> int | None:
-    """Return the pointwise box where all that reads a box meets, of its axes and with nothing else reduced.
-
-    A `where` is no such step: the kernel that reads what it masks may then skip what it leaves out.
-    """
-    waiting, passed = set(readers[each]), {each}
-    for _ in range(_SHORT_WAY):
-        if not waiting:
-            return None
-        first = min(waiting)  # operands come before what reads them
-        box = boxes[first]
-        if not isinstance(box, Pointwise) or box.operator == "where":
-            return None
-        if set(box.axes) != set(boxes[each].axes) or box.kind != boxes[each].kind:
-            return None
-        if any(other in reducing and other not in passed for other in box.operands):
-            return None
-        if len(waiting) == 1:
-            return first
-        waiting = (waiting - {first}) | readers[first]
-        passed.add(first)
-    return None
+    @property
+    def groups(self) -> list[frozenset[int]]:
+        """The kept boxes by the kernel that gives them."""
+        alone = self.kept.difference(*self.together)
+        return sorted((*self.together, *(frozenset({each}) for each in alone)), key=min)
 
 
 # --- search ---------------------------------------------------------------------------------------
@@ -175,28 +129,85 @@ class _Search:
         self.setting = setting
         self.types = storage_types(diagram, setting.dtype)
         self.stored = stored_types(diagram, self.types)
+        self.pieces: dict[Cut, tuple[Diagram, ...]] = {}
         self.known: dict[Diagram, KernelPlan | Refused] = {}
         self.boxes_planned = 0
 
-    def best(self, kept: frozenset[int]) -> frozenset[int]:
-        """Take back one kept box after the other, whichever saves most, while one does."""
-        cost = self._cost(kept)
-        while len(kept) > 1 and self.boxes_planned < _MOST_BOXES:
-            best, least = kept, cost
-            hoped = [(self._hope(kept - {each}), each) for each in sorted(kept)]
-            for hope, each in sorted(hoped):
-                if hope < least:
-                    found = self._cost(kept - {each})
-                    best, least = (kept - {each}, found) if found < least else (best, least)
-            if best == kept:
-                break
-            kept, cost = best, least
-        return kept
+    def best_of(self, points: Sequence[int]) -> Cut:
+        """Return the best cut that keeps nothing larger than the diagram's arrays, or a far better one.
 
-    def kernels(self, kept: frozenset[int]) -> tuple[KernelPlan, ...] | Refused:
+        A kernel that keeps scores or weights for the next may be as fast, but a long sequence has no memory
+        for them.
+        """
+        largest = max(
+            *(self._elements(each.axes) for each in self.diagram.arguments),
+            *(self._elements(each.axes) for each in self.diagram.outputs),
+        )
+        small = [
+            each for each in points if self._elements(self.diagram.boxes[each].axes) <= largest
+        ]
+        if len(small) == len(points) or not small:
+            return self.best(Cut(frozenset(points)))
+        lean = self.best(Cut(frozenset(small)))
+        misfits, seconds = self._cost(lean)
+        if not misfits and self._least(self.diagram) > _WORTH * seconds:
+            return lean  # it computes hardly anything twice
+        free = self.best(Cut(frozenset(points)))
+        least, fastest = self._cost(free)
+        return lean if misfits <= least and fastest > _WORTH * seconds else free
+
+    def _elements(self, axes: Sequence[str]) -> int:
+        return prod(self.setting.lengths[axis] for axis in axes)
+
+    def best(self, chosen: Cut) -> Cut:
+        """Take one step after the other, whichever saves most, while one does."""
+        cost = self._cost(chosen)
+        limit = self.boxes_planned + _MOST_BOXES // 2
+        while self.boxes_planned < limit:
+            best, least = chosen, cost
+            steps = self._steps(chosen)
+            hoped = [(self._hope(each), place) for place, each in enumerate(steps)]
+            for hope, place in sorted(hoped):
+                if hope < least:
+                    found = self._cost(steps[place])
+                    best, least = (steps[place], found) if found < least else (best, least)
+            if best == chosen:
+                break
+            chosen, cost = best, least
+        return chosen
+
+    def _steps(self, chosen: Cut) -> list[Cut]:
+        """Return the cuts one step away: a box taken back, or two kernels joined."""
+        steps = (
+            [chosen.without(each) for each in sorted(chosen.kept)] if len(chosen.kept) > 1 else []
+        )
+        pairs = combinations(chosen.groups, 2)
+        joined = (chosen.joined(*pair) for pair in pairs if self._share(*pair))
+        return [*steps, *(each for each in joined if self._pieces(each))]
+
+    def _share(self, one: frozenset[int], other: frozenset[int]) -> bool:
+        """Return whether what two kernels give has a contraction in common that both compute."""
+        return bool(self._contractions(one) & self._contractions(other))
+
+    def _contractions(self, roots: frozenset[int]) -> set[int]:
+        boxes = self.diagram.boxes
+        needed = topological(boxes, sorted(roots))
+        return {each for each in needed if _is_contraction(boxes, each)}
+
+    def _pieces(self, chosen: Cut) -> tuple[Diagram, ...]:
+        """Return the pieces of a cut, none where two would each wait for the other."""
+        if chosen not in self.pieces:
+            try:
+                made = cut(self.diagram, chosen.kept, self.types, chosen.together)
+            except ValueError:
+                made = ()
+            self.pieces[chosen] = made
+        return self.pieces[chosen]
+
+    def kernels(self, chosen: Cut) -> tuple[KernelPlan, ...] | Refused:
         """Return the kernels of a cut under their own names, or the first piece that fits in no way."""
         made: list[KernelPlan] = []
-        for piece in cut(self.diagram, kept, self.types):
+        for piece in self._pieces(chosen):
             plan = self._plan(piece)
             if isinstance(plan, KernelPlan):
                 plan = _named(plan, piece) or _plan_piece(piece, self.setting)
@@ -205,37 +216,54 @@ class _Search:
             made.append(plan)
         return tuple(made)
 
-    def may_beat(self, kept: Collection[int], limit: float) -> bool:
+    def may_beat(self, chosen: Cut, limit: float) -> bool:
         """Return whether a cut could take less, if it contracts nothing and reads no argument twice.
 
         One load for several uses is what a fused kernel is there for: latent attention took 0.358 ms in
         one kernel and 0.373 ms in two that each read the shared array (an H200).
         """
-        pieces = cut(self.diagram, kept, self.types)
+        pieces = self._pieces(chosen)
         read = [each.name for piece in pieces for each in piece.arguments if each.dims]
         own = {each.name for each in self.diagram.arguments}
         if any(read.count(name) > 1 for name in own):
             return False
         work = sum(self._work(each) for each in pieces)
-        return work <= self._work(self.diagram) and self.least_seconds(kept) < limit
+        return work <= self._work(self.diagram) and self.least_seconds(chosen) < limit
 
-    def least_seconds(self, kept: Collection[int]) -> float:
+    def least_seconds(self, chosen: Cut) -> float:
         """Return what the kernels of a cut take at least: their arrays' traffic or contractions."""
-        pieces = cut(self.diagram, kept, self.types)
+        pieces = self._pieces(chosen)
         return sum(self._least(each) for each in pieces) + (len(pieces) - 1) * LAUNCH_S
 
-    def _cost(self, kept: frozenset[int]) -> tuple[int, float]:
-        """Return how many pieces fit in no way, and the seconds of the rest."""
-        plans = [self._plan(piece) for piece in cut(self.diagram, kept, self.types)]
-        return _sum_up(plans)
+    def _cost(self, chosen: Cut) -> tuple[int, float]:
+        """Return how badly a cut's pieces fit, and the seconds of those that do."""
+        pieces = self._pieces(chosen)
+        misfits, seconds = _sum_up([(piece, self._plan(piece)) for piece in pieces])
+        return misfits, seconds + self._price(pieces)
 
-    def _hope(self, kept: frozenset[int]) -> tuple[int, float]:
+    def _hope(self, chosen: Cut) -> tuple[int, float]:
         """Return what a cut costs at least, by the plans that are known already."""
-        pieces = cut(self.diagram, kept, self.types)
+        pieces = self._pieces(chosen)
         known = [self.known.get(_anonymous(piece)) for piece in pieces]
         unknown = [piece for piece, plan in zip(pieces, known, strict=True) if plan is None]
-        misfits, seconds = _sum_up([plan for plan in known if plan is not None])
-        return misfits, seconds + sum(self._least(piece) + LAUNCH_S for piece in unknown)
+        planned = zip(pieces, known, strict=True)
+        misfits, seconds = _sum_up([(piece, plan) for piece, plan in planned if plan is not None])
+        least = sum(self._least(piece) + LAUNCH_S for piece in unknown)
+        return misfits, seconds + least + self._price(pieces)
+
+    def _price(self, pieces: Sequence[Diagram]) -> float:
+        """Return the seconds in which what is kept is written and read, as if nothing hid them."""
+        given = {each.name for each in self.diagram.outputs}
+        moved = 0
+        for piece in pieces:
+            types = storage_types(piece, self.setting.dtype)
+            arrays = (*argument_arrays(piece, types), *output_arrays(piece, types))
+            own = given | {each.name for each in self.diagram.arguments}
+            moved += sum(self._bytes(each) for each in arrays if each.name not in own)
+        return moved / self.setting.machine.bandwidth("dram")
+
+    def _bytes(self, array: Array) -> int:
+        return self._elements(array.axes) * STORAGE_BYTES[array.dtype]
 
     def _plan(self, piece: Diagram) -> KernelPlan | Refused:
         key = _anonymous(piece)
@@ -245,12 +273,10 @@ class _Search:
         return self.known[key]
 
     def _least(self, piece: Diagram) -> float:
-        lengths, machine = self.setting.lengths, self.setting.machine
+        machine = self.setting.machine
         types = storage_types(piece, self.setting.dtype)
         arrays = (*argument_arrays(piece, types), *output_arrays(piece, types))
-        moved = sum(
-            prod(lengths[axis] for axis in each.axes) * STORAGE_BYTES[each.dtype] for each in arrays
-        )
+        moved = sum(map(self._bytes, arrays))
         rates = [
             machine.nominal_peak(Pipeline.TENSOR, each)
             for each in {*types.values(), "tf32"}
@@ -269,18 +295,35 @@ class _Search:
         )
 
 
-def _sum_up(plans: Sequence[KernelPlan | Refused]) -> tuple[int, float]:
-    """Return how many plans fit in no way, and the seconds of the rest with their launches."""
-    fitting = [each.prediction.seconds for each in plans if isinstance(each, KernelPlan)]
-    return len(plans) - len(fitting), sum(fitting) + len(fitting) * LAUNCH_S
+def _is_contraction(boxes: Sequence[Box], each: int) -> bool:
+    box = boxes[each]
+    return isinstance(box, Reduce) and is_contraction(boxes, box.operands, box.over)
+
+
+def _sum_up(plans: Sequence[tuple[Diagram, KernelPlan | Refused]]) -> tuple[int, float]:
+    """Return how badly pieces fit, and the seconds of those that do with their launches.
+
+    An output that no plan gives weighs most; a kernel that is made for one length of a long axis, where
+    another cut serves every length, weighs a little.
+    """
+    fitting = [plan for _, plan in plans if isinstance(plan, KernelPlan)]
+    misfits = sum(len(piece.outputs) for piece, plan in plans if isinstance(plan, Refused))
+    fixed = sum(any(size > SMALL for size in _fixed_lengths(plan)) for plan in fitting)
+    seconds = sum(plan.prediction.seconds for plan in fitting) + len(fitting) * LAUNCH_S
+    return misfits * _MOST_BOXES + fixed, seconds
+
+
+def _fixed_lengths(plan: KernelPlan) -> list[int]:
+    lengths = dict(plan.sizes)
+    return [lengths[axis] for axis in plan.derivation.inner]
 
 
 def _plan_piece(piece: Diagram, setting: Setting) -> KernelPlan | Refused:
     derivation = derive(piece)
     if any(axis not in setting.given for axis in derivation.inner):
         return Refused(piece, None)  # a kernel for one length, which nobody gave
-    ranking = rank_kernels(derivation, setting.machine, setting.lengths, setting.dtype)
-    return ranking.kernels[0] if ranking.kernels else Refused(piece, ranking.tightest)
+    best, tightest = best_kernel(derivation, setting.machine, setting.lengths, setting.dtype)
+    return Refused(piece, tightest) if best is None else best
 
 
 def _named(kernel: KernelPlan, piece: Diagram) -> KernelPlan | None:

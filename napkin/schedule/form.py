@@ -17,12 +17,11 @@ from napkin.schedule.specialise import specialise
 FASTER = "it is predicted to be faster than the plain loop"
 BY_HAND = "its `on` block fixes the plain loop's tiles"
 ASKED = "asked for in place of the warp-specialised form"
-SHARED = "the kernels of a plan share a module, which holds plain loops"
 
 
 def with_forms(kernels: Sequence[KernelPlan], *, by_hand: bool) -> tuple[KernelPlan, ...]:
     """Return a plan's kernels with the form of each; `by_hand` says that an `on` block fixes its tiles."""
-    return tuple(_with_form(each, by_hand=by_hand, is_alone=len(kernels) == 1) for each in kernels)
+    return tuple(_with_form(each, by_hand=by_hand) for each in kernels)
 
 
 def in_plain_form(kernel: KernelPlan) -> KernelPlan:
@@ -30,14 +29,12 @@ def in_plain_form(kernel: KernelPlan) -> KernelPlan:
     return kernel if kernel.form is None else replace(kernel, form=None, why=ASKED)
 
 
-def _with_form(kernel: KernelPlan, *, by_hand: bool, is_alone: bool) -> KernelPlan:
+def _with_form(kernel: KernelPlan, *, by_hand: bool) -> KernelPlan:
     found = find_form(kernel)
     if isinstance(found, str):
         return replace(kernel, form=None, why=found)
     if by_hand:
         return replace(kernel, form=None, why=BY_HAND)
-    if not is_alone:
-        return replace(kernel, form=None, why=SHARED)
     if found.prediction.seconds >= kernel.prediction.seconds:
         took = f"{found.prediction.seconds * 1e3:.3f} ms"
         return replace(kernel, form=None, why=f"warp-specialised it is predicted to take {took}")
@@ -50,6 +47,9 @@ def find_form(kernel: KernelPlan) -> Form | str:
     if isinstance(warps, str):
         return warps
     needs = (warps.consumers, warps.shared_bytes)
-    return Form(
-        warps, predict_specialised(warps.program, kernel.machine, dict(kernel.sizes), *needs)
+    shares_slot = any(each.ring is not None for each in warps.staged)
+    sizes = dict(kernel.sizes)
+    said = predict_specialised(
+        warps.program, kernel.machine, sizes, *needs, shares_slot=shares_slot
     )
+    return Form(warps, said)

@@ -10,21 +10,27 @@ Deliberately absent: whether a diagram should be several kernels; see `plan`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from itertools import groupby
+from math import inf, prod
 
 from napkin.algebra.derive import Derivation
 from napkin.diagram import Diagram, Relabelling
+from napkin.diagram import storage_types as storage_types
+from napkin.language.errors import Diagnostic, Label, NapkinError
 from napkin.machine import Machine
-from napkin.operators import Kind
-from napkin.schedule.layout import Layout, Tiling, build_layout
-from napkin.schedule.lower import lower
-from napkin.schedule.predict import Prediction, average_steps, predict
-from napkin.schedule.program import Program, tiles_of
+from napkin.schedule.layout import Layout, Layouts, Tiling
+from napkin.schedule.least import least_seconds
+from napkin.schedule.occupancy import shared_bytes
+from napkin.schedule.predict import Prediction, predict
+from napkin.schedule.program import Dot, Program, tiles_of, walk
 from napkin.schedule.rewrite import rewrite
-from napkin.schedule.tilings import enumerate_tilings
+from napkin.schedule.structures import Structures
+from napkin.schedule.tilings import enumerate_tilings, least_depth
 from napkin.schedule.warps import Specialised
+
+SHARED_MEMORY, REGISTERS = "shared memory", "registers"  # what a block may lack
 
 _ELEMENTS_A_REGISTER = 4  # of the narrowest type
 
@@ -93,6 +99,12 @@ class KernelPlan:
         return self.excess <= 1
 
     @property
+    def lacks(self) -> str:
+        """What it needs most of beside what a block may hold: shared memory or registers."""
+        limits, need = self.machine.limits, self.prediction
+        return SHARED_MEMORY if need.shared_bytes > limits.shared_per_block else REGISTERS
+
+    @property
     def excess(self) -> float:
         """How many times what the machine allows a block is needed."""
         limits = self.machine.limits
@@ -104,10 +116,19 @@ class KernelPlan:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The kernels of a derivation that fit, the fastest predicted first, and else the nearest to it."""
+    """The kernels of a derivation that fit, the fastest predicted first, and else the nearest to it.
+
+    `pruned` counts the others by what they need more of than a block may hold.
+    """
 
     kernels: tuple[KernelPlan, ...]
     tightest: KernelPlan | None
+    pruned: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def considered(self) -> int:
+        """How many plans there were to choose from, those that do not fit included."""
+        return len(self.kernels) + sum(count for _, count in self.pruned)
 
 
 def rank_kernels(
@@ -119,59 +140,149 @@ def rank_kernels(
 ) -> Ranking:
     """Return the kernels of every tiling that fits; `lengths` gives every axis its own.
 
-    Raises NapkinError (N405, N406) if the hand relabelling is illegal.
+    Raises NapkinError (N405, N406, N409, N410) if the hand relabelling is illegal.
     """
-    cheap = rewrite(derivation)
-    dtypes = storage_types(derivation.diagram, dtype)
-    where = tuple((axis, lengths[axis]) for axis in derivation.diagram.axes)
-    made: list[KernelPlan] = []
-    tightest: KernelPlan | None = None
-    lowered: dict[Tiling, tuple[Program, Mapping[int, float]]] = {}
-    for tiling, warps in enumerate_tilings(derivation, machine, lengths, hand):
-        layout = build_layout(cheap, lengths, dtypes, tiling)
-        # Rings differ in their depth alone, and warps do not show in a Program: lower a tiling once.
-        one_deep = replace(tiling, stages=1)
-        if one_deep not in lowered:
-            once = lower(cheap, replace(layout, stages=1))
-            lowered[one_deep] = once, average_steps(once, lengths)
-        once, walked = lowered[one_deep]
-        program = _with_stages(once, tiling.stages)
-        told = predict(program, machine, lengths, warps, walked)
-        prediction = _holding_its_tiles(told, program, warps)
-        kernel = KernelPlan(machine, cheap, where, dtype, layout, warps, program, prediction)
-        if kernel.fits:
-            made.append(kernel)
-        elif tightest is None or kernel.excess < tightest.excess:
-            tightest = kernel
+    candidates = _Candidates(derivation, machine, lengths, dtype, hand)
+    found = [candidates.judged(each, warps) for each in candidates.laid() for warps in each.warps]
+    made = [each for each in found if each is not None]
     made.sort(key=lambda kernel: kernel.prediction.seconds)
-    return Ranking(tuple(made), tightest)
+    pruned = tuple((name, count) for name, count in candidates.pruned.items() if count)
+    return Ranking(tuple(made), candidates.tightest, pruned)
 
 
-def storage_types(diagram: Diagram, dtype: str) -> dict[str, str]:
-    """Return every array's storage type: its own, or `dtype` for rank two and more and fp32 for the rest."""
-    types: dict[str, str] = {}
-    for each in diagram.arguments:
-        types[each.name] = each.dtype or (dtype if len(each.dims) > 1 else "fp32")
-    for output in diagram.outputs:
-        kind = diagram.boxes[output.box].kind
-        default = {Kind.INT: "int64", Kind.BOOL: "bool"}.get(
-            kind, dtype if len(output.dims) > 1 else "fp32"
+def best_kernel(
+    derivation: Derivation, machine: Machine, lengths: Mapping[str, int], dtype: str
+) -> tuple[KernelPlan | None, KernelPlan | None]:
+    """Return the first kernel of the ranking, or None and the nearest to one.
+
+    What cannot be the first, by the least that it must take, is not judged.
+    """
+    candidates = _Candidates(derivation, machine, lengths, dtype, None)
+    waiting = [
+        (candidates.least_seconds(each), number, each)
+        for number, each in enumerate(candidates.laid())
+    ]
+    best: tuple[float, int, KernelPlan] | None = None
+    for least, number, each in sorted(waiting, key=lambda one: one[:2]):
+        if best is not None and least > best[0]:
+            break
+        for warps in each.warps:
+            kernel = candidates.judged(each, warps)
+            if kernel is not None:
+                seconds = kernel.prediction.seconds
+                if best is None or (seconds, number) < best[:2]:
+                    best = (seconds, number, kernel)
+    return (None, candidates.tightest) if best is None else (best[2], None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """A tiling laid out, with the numbers of warps to try; `is_overfull` if its shared memory is too much."""
+
+    layout: Layout
+    program: Program
+    walked: Mapping[int, float]
+    widest: int
+    warps: tuple[int, ...]
+    is_overfull: bool
+
+
+class _Candidates:
+    """The tilings of a derivation, laid out and judged as they are asked for; misfits are counted."""
+
+    def __init__(
+        self,
+        derivation: Derivation,
+        machine: Machine,
+        lengths: Mapping[str, int],
+        dtype: str,
+        hand: Relabelling | None,
+    ) -> None:
+        self.machine, self.lengths, self.dtype, self.hand = machine, lengths, dtype, hand
+        self.types = storage_types(derivation.diagram, dtype)
+        self.derivation = derivation
+        self.cheap = rewrite(derivation)
+        self.where = tuple((axis, lengths[axis]) for axis in derivation.diagram.axes)
+        self.tightest: KernelPlan | None = None
+        self.pruned = dict.fromkeys((SHARED_MEMORY, REGISTERS), 0)
+
+    def laid(self) -> Iterator[_Laid]:
+        """Give the tilings in order, but those that are no smaller than one that is too large."""
+        depth = least_depth(self.types.values())
+        layouts = Layouts(self.cheap, self.lengths, self.types)
+        structures = Structures(self.cheap, self.lengths)
+        tilings = enumerate_tilings(self.derivation, self.machine, self.lengths, self.hand, depth)
+        overfull: list[Tiling] = []
+        for tiling, choices in groupby(tilings, key=lambda found: found[0]):
+            warps = tuple(each for _, each in choices)
+            if any(_is_no_smaller(tiling, each) for each in overfull):
+                self.pruned[SHARED_MEMORY] += len(warps)
+                continue
+            layout = layouts.of(tiling)
+            program, walked = structures.program(layout)
+            if self.hand is not None:
+                _check_depth(self.derivation.diagram, program, self.hand, depth)
+            taken = shared_bytes(program, wgmma=self.machine.has("wgmma"))
+            is_overfull = taken > self.machine.limits.shared_per_block
+            if is_overfull:
+                overfull.append(tiling)
+            yield _Laid(layout, program, walked, _widest_tile(program), warps, is_overfull)
+
+    def least_seconds(self, laid: _Laid) -> float:
+        """Return what a plan takes at least; infinity if it holds too much."""
+        if laid.is_overfull:
+            return inf
+        return least_seconds(laid.program, self.machine, self.lengths, laid.walked)
+
+    def judged(self, laid: _Laid, warps: int) -> KernelPlan | None:
+        """Return the kernel of a tiling with so many warps, if it fits."""
+        told = predict(laid.program, self.machine, self.lengths, warps, laid.walked)
+        needed = max(told.registers, laid.widest // (_ELEMENTS_A_REGISTER * 32 * warps))
+        kernel = KernelPlan(
+            self.machine,
+            self.cheap,
+            self.where,
+            self.dtype,
+            laid.layout,
+            warps,
+            laid.program,
+            replace(told, registers=needed),
         )
-        types[output.name] = output.dtype or default
-    return types
+        if kernel.fits:
+            return kernel
+        self.pruned[kernel.lacks] += 1
+        if self.tightest is None or kernel.excess < self.tightest.excess:
+            self.tightest = kernel
+        return None
 
 
-def _holding_its_tiles(prediction: Prediction, program: Program, warps: int) -> Prediction:
-    """Return a prediction of no fewer registers than the widest tile takes, wherever it is."""
-    extents = {each.name: each.extent for each in program.dims}
-    widest = max(
-        (prod(extents[dim] for dim in tile.dims) for tile in tiles_of(program.operations)),
-        default=0,
+def _is_no_smaller(tiling: Tiling, other: Tiling) -> bool:
+    """Return whether a tiling needs no less shared memory than another: as large in all, laid out alike."""
+    if (tiling.whole, tiling.split) != (other.whole, other.split) or tiling.stages < other.stages:
+        return False
+    # Axes with a tile of one have no dim, so that what is loaded along them may take another path.
+    return all(
+        tile >= least and (tile > 1) == (least > 1)
+        for (_, tile), (_, least) in zip(tiling.tiles, other.tiles, strict=True)
     )
-    registers = widest // (_ELEMENTS_A_REGISTER * 32 * warps)
-    return replace(prediction, registers=max(prediction.registers, registers))
 
 
-def _with_stages(program: Program, stages: int) -> Program:
-    """Return the program with rings of this depth."""
-    return replace(program, buffers=tuple(replace(each, stages=stages) for each in program.buffers))
+def _check_depth(diagram: Diagram, program: Program, hand: Relabelling, depth: int) -> None:
+    """Refuse a chunk by hand that is too short for the tensor cores to sum along."""
+    short = {op.over for op in walk(program.operations) if isinstance(op, Dot)}
+    for tiling in (*hand.stream, *hand.split):
+        for axis in tiling.axes:
+            if axis in short and tiling.tile < depth:
+                message = f"a contraction sums `{axis}` by {tiling.tile}, and needs {depth}"
+                label = Label(tiling.span, f"fewer than {depth} at a time")
+                help_line = f"write `{axis} by {depth}`"
+                raise NapkinError(
+                    [Diagnostic("N410", message, diagram.source, label, help=help_line)]
+                )
+
+
+def _widest_tile(program: Program) -> int:
+    """Return the elements of the widest tile, wherever it is: a block's threads hold it in registers."""
+    extents = {each.name: each.extent for each in program.dims}
+    tiles = {tile.dims for tile in tiles_of(program.operations)}
+    return max((prod(extents[dim] for dim in dims) for dims in tiles), default=0)

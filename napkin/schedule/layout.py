@@ -139,7 +139,10 @@ def free_axes(derivation: Derivation) -> tuple[str, ...]:
 
 
 def bundles(derivation: Derivation) -> tuple[tuple[str, ...], ...]:
-    """Return the free grouped axes, those that always travel together side by side."""
+    """Return the free grouped axes, those that always travel together side by side.
+
+    Axes that no contraction misses, since another one of the same side is there, are taken one by one.
+    """
     known = contractions(derivation)
     groups: list[list[str]] = []
     for axis in free_axes(derivation):
@@ -149,7 +152,18 @@ def bundles(derivation: Derivation) -> tuple[tuple[str, ...], ...]:
                 break
         else:
             groups.append([axis])
-    return tuple(tuple(group) for group in groups)
+    needed = tuple(tuple(group) for group in groups if _is_a_side(group, known))
+    return needed or tuple(tuple(group) for group in groups)
+
+
+def _is_a_side(group: Sequence[str], known: Sequence[Contraction]) -> bool:
+    """Return whether the axes are all that one of a contraction's two sides has of its own."""
+    for each in known:
+        shared = frozenset.intersection(*each.factors)
+        sides = [own for axes in each.factors if (own := axes - each.over - shared)]
+        if len(sides) > 1 and any(side <= set(group) for side in sides):
+            return True
+    return False
 
 
 def _travel_together(a: str, b: str, known: Sequence[Contraction]) -> bool:
@@ -177,25 +191,41 @@ def build_layout(
     tiling: Tiling,
 ) -> Layout:
     """Return the layout of a tiling; `dtypes` gives every array's and output's storage type."""
-    diagram = derivation.diagram
-    tiles = dict(tiling.tiles)
-    dims = _dims(derivation, tiles, tiling)
-    by_axis = {axis: dim.name for dim in dims for axis in dim.axes}
-    axes = tuple(
-        _axis_tile(derivation, axis, tiles[axis], by_axis.get(axis), tiling, sizes)
-        for axis in tiles
-    )
-    grid = tuple(axis for axis in reversed(derivation.group) if axis not in tiling.whole)
-    return Layout(
-        axes,
-        dims,
-        argument_arrays(diagram, dtypes),
-        output_arrays(diagram, dtypes),
-        _fastest_first(grid, by_axis),
-        _shared_arrays(derivation, diagram),
-        tiling.descriptors,
-        tiling.stages,
-    )
+    return Layouts(derivation, sizes, dtypes).of(tiling)
+
+
+class Layouts:
+    """The layouts of one derivation: what tilings have in common is found once."""
+
+    def __init__(
+        self, derivation: Derivation, sizes: Mapping[str, int], dtypes: Mapping[str, str]
+    ) -> None:
+        self._derivation, self._sizes = derivation, sizes
+        self._bundles = bundles(derivation)
+        self._arrays = argument_arrays(derivation.diagram, dtypes)
+        self._outputs = output_arrays(derivation.diagram, dtypes)
+        self._shared = _shared_arrays(derivation)
+
+    def of(self, tiling: Tiling) -> Layout:
+        """Return the layout of a tiling."""
+        derivation, tiles = self._derivation, dict(tiling.tiles)
+        dims = _dims(derivation, self._bundles, tiles, tiling)
+        by_axis = {axis: dim.name for dim in dims for axis in dim.axes}
+        axes = tuple(
+            _axis_tile(derivation, axis, tiles[axis], by_axis.get(axis), tiling, self._sizes)
+            for axis in tiles
+        )
+        grid = tuple(axis for axis in reversed(derivation.group) if axis not in tiling.whole)
+        return Layout(
+            axes,
+            dims,
+            self._arrays,
+            self._outputs,
+            _fastest_first(grid, by_axis),
+            self._shared,
+            tiling.descriptors,
+            tiling.stages,
+        )
 
 
 def argument_arrays(diagram: Diagram, dtypes: Mapping[str, str]) -> tuple[Array, ...]:
@@ -233,11 +263,16 @@ def _axis_tile(
     return AxisTile(axis, AxisRole.GROUP, tile, dim)
 
 
-def _dims(derivation: Derivation, tiles: Mapping[str, int], tiling: Tiling) -> tuple[Dim, ...]:
+def _dims(
+    derivation: Derivation,
+    side_by_side: Sequence[tuple[str, ...]],
+    tiles: Mapping[str, int],
+    tiling: Tiling,
+) -> tuple[Dim, ...]:
     """Return a dim for every axis with a tile, bundles of grouped axes sharing one."""
     together = {
         axis: tuple(each for each in bundle if tiles[each] > 1 and each not in tiling.whole)
-        for bundle in bundles(derivation)
+        for bundle in side_by_side
         for axis in bundle
         if axis not in tiling.whole
     }
@@ -256,7 +291,7 @@ def _fastest_first(grid: tuple[str, ...], by_axis: Mapping[str, str]) -> tuple[s
     return (*tiled, *(axis for axis in grid if axis not in by_axis))
 
 
-def _shared_arrays(derivation: Derivation, diagram: Diagram) -> frozenset[str]:
+def _shared_arrays(derivation: Derivation) -> frozenset[str]:
     """Return the arrays that a contraction multiplies as they are: they go through shared memory."""
     graph = derivation.graph
     names: set[str] = set()

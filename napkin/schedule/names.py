@@ -14,6 +14,7 @@ _LIBRARY = {"tl", "triton", "torch", "TensorDescriptor", "self", "os", "math", "
 _MODULE = {"WARPS", "STAGES", "_aligned", "_and", "_divide", "_float", "_floordiv", "_inside"}
 _MODULE |= {"_modulo", "_multiply", "_or", "_power", "_sigmoid", "_tanh"}
 _GLUON = {
+    "GluonDescriptor",
     "gl",
     "gluon",
     "tma",

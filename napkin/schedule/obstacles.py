@@ -6,7 +6,7 @@ registers of a consumer's thread that tiles take.
 
 from __future__ import annotations
 
-from napkin.operators import Kind
+from napkin.operators import POINTWISE, Kind
 from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import (
@@ -59,8 +59,6 @@ def _streamed(loop: Loop) -> tuple[str, ...]:
 def _obstacle(op: Operation, rows: str) -> str | None:
     if isinstance(op, Load) and op.tile.level == "shared" and op.path is not Path.DESCRIPTOR:
         return f"`{op.array}` has no box that the copy engine could fetch"
-    if isinstance(op, Load) and op.buffer is not None and rows in op.tile.dims:
-        return f"`{op.array}` is streamed by rows"
     if isinstance(op, Fold) and rows in op.over:
         return f"`{rows}` is reduced in a tile"
     if isinstance(op, Fill) and not op.tile.dims:
@@ -147,12 +145,29 @@ def tile_registers(program: Program, consumers: int) -> int:
 
 
 def _chunk_bytes(program: Program, loop: Loop, states: set[str]) -> int:
-    """Return the bytes in registers at a chunk's widest moment; a mask takes a byte an element."""
+    """Return the bytes in registers at a chunk's widest moment; a mask takes a byte an element.
+
+    What is slow to compute and needs no contraction is computed while one runs, and kept.
+    """
     scores = [op.tile for op in loop.body if isinstance(op, Dot) and op.tile.name not in states]
     loads = [op.tile for op in loop.body if isinstance(op, Load) and op.tile.level == "register"]
     masks = [tile for tile in tiles_of(loop.body) if tile.kind is Kind.BOOL]
     return (
         max((tile_bytes(tile, program) for tile in scores), default=0)
         + sum(tile_bytes(tile, program) for tile in loads if len(tile.dims) == 2)
+        + max((tile_bytes(tile, program) for tile in _computed_early(loop)), default=0)
         + max((extent(tile.dims, program) for tile in masks if len(tile.dims) == 2), default=0)
     )
+
+
+def _computed_early(loop: Loop) -> list[Tile]:
+    """Return a step's tiles that special functions give of no contraction's result."""
+    waiting: set[str] = set()
+    found: list[Tile] = []
+    for op in loop.body:
+        name = writes(op)
+        if isinstance(op, Dot) or waiting & set(reads(op)):
+            waiting.add(name or "")
+        elif isinstance(op, Compute) and len(op.tile.dims) == 2 and POINTWISE[op.operator].sfu:
+            found.append(op.tile)
+    return found

@@ -8,14 +8,15 @@ printed is counted and nothing else; the bases were read from the compilers over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from napkin.machine import Machine
 from napkin.schedule.layout import TYPE_BYTES
+from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import (
     Compute,
     Dot,
     Fill,
+    Fold,
     Load,
     Loop,
     Operation,
@@ -25,6 +26,7 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
+from napkin.schedule.remember import remembered
 
 _COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
 _FRAGMENT = 16  # rows (or columns) of an operand that mma.sync takes from registers at a time
@@ -40,19 +42,39 @@ def shared_bytes(program: Program, *, wgmma: bool) -> int:
         for name in (op.left, op.right)
     }
     rings: dict[str, int] = {}
-    for loop in walk(program.operations):
-        body = loop.body if isinstance(loop, Loop) else ()
-        for each in body if any(isinstance(op, Dot) for op in body) else ():
+    loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
+    for body in (op.body for op in loops if any(isinstance(each, Dot) for each in op.body)):
+        for each in body:
             if isinstance(each, Load) and len(each.tile.dims) > 1 and not each.gathered[-1]:
                 # What threads read gives its place back in the same step: a ring of one less.
                 depth = deepest if each.tile.name in contracted else max(deepest - 1, 1)
                 size = elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
                 rings[each.array] = max(rings.get(each.array, 0), depth * size)
     total = sum(rings.values())
+    total += max((_handed_over(program, each, wgmma=wgmma) for each in loops), default=0)
     for each in program.operations:
         if isinstance(each, Load) and each.tile.level == "shared" and wgmma:
             total += elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
     return total
+
+
+def _handed_over(program: Program, loop: Loop, *, wgmma: bool) -> int:
+    """Return the bytes of an operand that threads compute from what they loaded past shared memory.
+
+    They hold it as they loaded it, and change hands in shared memory; what came through a ring they read as
+    the contraction takes it.
+    """
+    rings = {op.tile.name for op in loop.body if isinstance(op, Load) and op.buffer is not None}
+    taken = {name for op in loop.body if isinstance(op, Compute | Fold) for name in reads(op)}
+    if not wgmma or rings & taken:
+        return 0
+    return max(
+        (
+            elements(program, (*op.tile.dims[:1], op.over)) * TYPE_BYTES[op.operand_type]
+            for op in computed_operands(loop.body)
+        ),
+        default=0,
+    )
 
 
 def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
@@ -64,7 +86,7 @@ def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
     columns = max((elements(program, op.tile.dims[1:]) for op in dots), default=0)
     from_shared = wgmma and rows >= 64
     held = _held_words(program, from_shared=from_shared)
-    widest = max((_body_words(program, op) for op in hot), default=_straight_words(program))
+    widest = max(_body_words(program, op) for op in hot) if hot else _straight_words(program)
     vectors = max((_column_words(program, op) for op in loops), default=0)
     base = 28
     if not from_shared:
@@ -122,7 +144,11 @@ def _body_words(program: Program, loop: Loop) -> float:
     others = sorted(elements(program, dims) for dims in {op.tile.dims for op in computed} - results)
     if results:
         return words + 1.5 * max(others, default=0) + sum(others[:-1])
-    return words + 2.0 * max(others, default=0)
+    if any(isinstance(op, Dot) for op in walk(loop.body)):
+        return words + 2.0 * max(others, default=0)
+    vectors = [op.tile.dims for op in loop.body if isinstance(op, Load) and len(op.tile.dims) == 1]
+    along = max((elements(program, dims) for dims in vectors), default=0)
+    return words + max(others, default=0) + along
 
 
 def _meetings(loop: Loop) -> list[Compute]:
@@ -159,14 +185,36 @@ def _straight_words(program: Program) -> float:
     return 3.0 * max(largest, default=0)
 
 
+@remembered
+def computed_operands(body: Sequence[Operation]) -> list[Dot]:
+    """Return the contractions whose left operand the step computes from loads alone."""
+    contracted: dict[str, bool] = {}
+    found: list[Dot] = []
+    for op in body:
+        name = writes(op)
+        if isinstance(op, Dot) and contracted.get(op.left) is False:
+            found.append(op)
+        if name is not None and not isinstance(op, Load):
+            before = any(contracted.get(each, False) for each in reads(op))
+            contracted[name] = before or isinstance(op, Dot)
+    return found
+
+
 def elements(program: Program, dims: Sequence[str]) -> int:
     """Return the elements of a tile over these dims."""
-    return prod(program.dim(dim).extent for dim in dims)
+    count = 1
+    for dim in dims:
+        count *= program.dim(dim).extent
+    return count
 
 
 def blocks_per_unit(machine: Machine, warps: int, shared: int, registers: int) -> int:
     """Return how many blocks run on a unit at a time."""
     limits = machine.limits
-    by_shared = limits.shared_per_block // max(shared + limits.shared_reserved_per_block, 1)
-    by_registers = limits.registers_per_unit // (32 * warps * max(registers, 32))
-    return max(1, min(by_shared, by_registers, 8))
+    room = machine.level("shared").capacity
+    by_shared = room // max(shared + limits.shared_reserved_per_block, 1)
+    a_warp = limits.threads_per_warp * max(registers, limits.threads_per_warp)
+    a_warp = -(-a_warp // limits.register_granularity) * limits.register_granularity
+    by_registers = limits.registers_per_unit // (warps * a_warp)
+    by_warps = limits.warps_per_unit // warps
+    return max(1, min(by_shared, by_registers, by_warps, limits.blocks_per_unit))

@@ -15,11 +15,14 @@ from napkin.algebra.derive import Derivation
 from napkin.diagram import Diagram, Relabelling, implied_sizes
 from napkin.language.errors import Diagnostic, Label, NapkinError, did_you_mean
 from napkin.machine import Machine, load_machine, machine_names
+from napkin.operators import Pipeline
 from napkin.schedule.cuts import Refused, Setting, find_cut, total_seconds
 from napkin.schedule.form import in_plain_form, with_forms
 from napkin.schedule.kernel import KernelPlan, Ranking, rank_kernels, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
 from napkin.schedule.program import Array, AxisRole
+from napkin.schedule.tilings import is_narrow_float
+from napkin.schedule.units import listed
 
 __all__ = ["KernelPlan", "Plan", "make_plan", "storage_types"]
 
@@ -93,6 +96,7 @@ def make_plan(
         help_line = "`napkin cost` tells what any kernel must cost there"
         raise NapkinError([Diagnostic("N402", message, help=help_line)])
     diagram = derivation.diagram
+    _check_types(diagram, machine, dtype)
     given = given_lengths(derivation, sizes or {})
     setting = Setting(machine, {a: given.get(a, 4096) for a in diagram.axes}, given, dtype)
     hand = relabelling_for(diagram, machine)
@@ -110,6 +114,41 @@ def make_plan(
         reason = _nothing_fits(diagram, machine, hand, ranking.tightest, found, largest)
         raise NapkinError([reason])
     return Plan(diagram, machine, where, dtype, with_forms((one,), by_hand=hand is not None))
+
+
+def has_kernels(diagram: Diagram, machine: Machine, dtype: str) -> bool:
+    """Return whether kernels can be made: a code generator is there, and every array's type is."""
+    return machine.capability is not None and not lacking_types(diagram, machine, dtype)
+
+
+def lacking_types(diagram: Diagram, machine: Machine, dtype: str) -> dict[str, list[str]]:
+    """Return the storage types that a machine's tensor cores and compiler lack, with their arrays."""
+    found: dict[str, list[str]] = {}
+    for name, kind in storage_types(diagram, dtype).items():
+        if is_narrow_float(kind) and not machine.has_rate(Pipeline.TENSOR, kind):
+            found.setdefault(kind, []).append(name)
+    return found
+
+
+def _check_types(diagram: Diagram, machine: Machine, dtype: str) -> None:
+    for kind, arrays in lacking_types(diagram, machine, dtype).items():
+        names = listed([f"`{each}`" for each in arrays])
+        others = [
+            name
+            for name in machine_names()
+            if (other := load_machine(name)).capability and other.has_rate(Pipeline.TENSOR, kind)
+        ]
+        raise NapkinError(
+            [
+                Diagnostic(
+                    "N408",
+                    f"{machine.name} has no `{kind}`",
+                    notes=(f"{names} {'is' if len(arrays) == 1 else 'are'} stored in it",),
+                    help=f"take --dtype bf16 or a machine that has it ({', '.join(others)}); "
+                    "`napkin cost` tells what it would cost widened to fp16",
+                )
+            ]
+        )
 
 
 def _largest(ranking: Ranking) -> KernelPlan | None:
@@ -130,9 +169,9 @@ def _nothing_fits(
     largest: KernelPlan | None,
 ) -> Diagnostic:
     which = "the smallest tiles" if hand is None else "these tiles"
-    notes = [] if tightest is None else [f"{which} {tightest.needs}"]
+    notes = [] if tightest is None else [f"{which} {tightest.needs}, with {_with(tightest)}"]
     if largest is not None:
-        notes.append(f"the largest tiles that fit {largest.needs}")
+        notes.append(f"the largest tiles that fit {largest.needs}, with {_with(largest)}")
     if piece is not None:
         outputs = ", ".join(f"`{each.name}`" for each in piece.piece.outputs)
         why = "has an axis on chip whole whose length is not given"
@@ -149,6 +188,10 @@ def _nothing_fits(
         if hand
         else "shorten an axis that lies on chip whole",
     )
+
+
+def _with(kernel: KernelPlan) -> str:
+    return f"{kernel.warps} warps and {kernel.stages} {'stage' if kernel.stages == 1 else 'stages'}"
 
 
 # --- what is given --------------------------------------------------------------------------------

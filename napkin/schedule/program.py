@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from napkin.operators import Kind
+from napkin.schedule.remember import remembered
 
 
 class AxisRole(StrEnum):
@@ -260,11 +261,17 @@ class Program:
 
     def axis(self, name: str) -> AxisTile:
         """Return the tile of an axis."""
-        return next(each for each in self.axes if each.axis == name)
+        for each in self.axes:  # plain loops: planning asks thousands of Programs
+            if each.axis == name:
+                return each
+        raise KeyError(name)
 
     def dim(self, name: str) -> Dim:
         """Return the dim of that name."""
-        return next(each for each in self.dims if each.name == name)
+        for each in self.dims:
+            if each.name == name:
+                return each
+        raise KeyError(name)
 
     def array(self, name: str) -> Array:
         """Return the argument or output of that name."""
@@ -280,16 +287,19 @@ class Program:
         return tuple(sorted(self.array(array).axes, key=lambda axis: axis in wide))
 
 
-def walk(operations: tuple[Operation, ...]) -> Iterator[Operation]:
-    """Yield every operation, loops before their bodies."""
+@remembered
+def walk(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """Return every operation, loops before their bodies."""
+    found: list[Operation] = []
     for each in operations:
-        yield each
+        found.append(each)
         if isinstance(each, Loop):
-            yield from walk(each.body)
+            found += walk(each.body)
+    return tuple(found)
 
 
 def tiles_of(operations: Sequence[Operation]) -> Iterator[Tile]:
     """Yield the tile that each operation makes, loops' bodies included."""
-    for each in walk(tuple(operations)):
+    for each in walk(operations):
         if not isinstance(each, (Assign, Store, Loop)):
             yield each.tile

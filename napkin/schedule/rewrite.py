@@ -34,6 +34,7 @@ from napkin.diagram import (
     Gather,
     Graph,
     Index,
+    Input,
     Pointwise,
     Reduce,
     State,
@@ -157,7 +158,7 @@ class _Rules:
         box = self.graph[each]
         if isinstance(box, Pointwise) and box.operator == "sub":
             left, right = (self.scale(operand, LOG2E) for operand in box.operands)
-            right = self._finite(right)
+            right = self._finite(right, masked=self._is_masked(left))
             elsewhere = set(self.graph[left].axes) - set(self.graph[right].axes)
             parts = row_term(self.graph, left, elsewhere)
             if parts is not None:
@@ -165,11 +166,19 @@ class _Rules:
             return self.graph.pointwise("sub", left, right)
         return self.scale(each, LOG2E)
 
-    def _finite(self, each: int) -> int:
-        """Keep a maximum over positions that are all masked finite: nothing minus nothing is NaN."""
+    def _is_masked(self, each: int) -> bool:
+        boxes = (self.graph[i] for i in topological(self.graph, [each]))
+        return any(box == Constant(-inf, Kind.FLOAT) for box in boxes)
+
+    def _finite(self, each: int, *, masked: bool) -> int:
+        """Keep a maximum over positions that are all masked finite: nothing minus nothing is NaN.
+
+        So may an array be that a mask's values are measured against, such as a logsumexp from the forward.
+        """
         graph = self.graph
         boxes = [graph[i] for i in topological(graph, [each])]
-        if any(isinstance(box, Reduce) and box.operator == "max" for box in boxes):
+        given = masked and any(isinstance(box, Input) and box.axes for box in boxes)
+        if given or any(isinstance(box, Reduce) and box.operator == "max" for box in boxes):
             return graph.pointwise("max2", each, graph.constant(LOWEST))
         return each
 

@@ -6,6 +6,9 @@ nothing but the state that it adds to reads it. Step i then issues its own first
 it the delayed ones of step i - 1, whose operands were carried over; what needs their sums (the state
 moved to the new running values) comes last. Both run while the step computes.
 
+A step that does nothing but add contractions of what it loads has none to delay: its stream is only walked
+in the same order.
+
 The first chunk has nothing to add yet and is walked by itself, with the body that holds on every chunk
 (masks and all). Chunks are walked from the last to the first: what a mask or the end cuts comes first,
 and the loop that needs no mask follows without a break. The sums of the last chunk are added behind the
@@ -29,6 +32,7 @@ from napkin.schedule.program import (
     Dot,
     Fill,
     Literal,
+    Load,
     Loop,
     Operand,
     Operation,
@@ -52,7 +56,7 @@ def rotate(program: Program) -> Program | str:
     states = {op.tile.name for op in before if isinstance(op, Fill)}
     bodies = [_part(loop.body, states) for loop in loops]
     patterns = {each.pattern for each in bodies}
-    if patterns == {()}:
+    if patterns == {()} and not all(only_adds(loop.body) for loop in loops):
         return "no contraction multiplies what a step has computed"
     if len(patterns) > 1:
         return "the loops of the stream delay different contractions"
@@ -62,6 +66,14 @@ def rotate(program: Program) -> Program | str:
     fills = [Fill(tile, 0.0) for tile in carried]
     late = _late(bodies[-1], carried)
     return replace(program, operations=(*before, *prelude, *fills, *walked, *late, *after))
+
+
+def only_adds(body: Operations) -> bool:
+    """Return whether a step does nothing but add contractions of what it loads to their sums."""
+    loaded = {op.tile.name for op in body if isinstance(op, Load)}
+    dots = [op for op in body if isinstance(op, Dot)]
+    adds = all(dot.accumulator == dot.tile.name and {dot.left, dot.right} <= loaded for dot in dots)
+    return bool(dots) and adds and len(loaded) + len(dots) == len(body)
 
 
 def _stream_loops(program: Program) -> tuple[Operations, list[Loop], Operations] | str:

@@ -11,21 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.predict import guessed_scalars
 from napkin.schedule.program import AxisRole
+from napkin.schedule.units import duration, table
 
 
-def show_plan(plan: Plan) -> str:
-    """Return a plan as text: what every kernel does with the axes, and what it is expected to take."""
+def show_plan(plan: Plan, words: Sequence[Sequence[str]] = ()) -> str:
+    """Return a plan as text: what every kernel does with the axes, and what it is expected to take.
+
+    `words` gives lines to stand below each kernel, such as why it is that one.
+    """
     title = f"{plan.diagram.name} on {plan.machine.name}, {plan.dtype}"
+    title += f"; {plan.machine.name} {plan.machine.calibrated}" if plan.machine.calibrated else ""
+    below = [["", *each] for each in words] or [[] for _ in plan.kernels]
     if len(plan.kernels) == 1:
         (kernel,) = plan.kernels
         what = "it" if kernel.form is None else "the plain loop instead"
         fix = [f"to fix {what}, put this in the file:", "", *_on_block(kernel)]
-        return "\n".join([title, "", *_kernel_lines(kernel), "", *fix])
+        return "\n".join([title, "", *_kernel_lines(kernel), *below[0], "", *fix])
     lines = [title, "", *cut_lines(plan)]
-    for number, each in enumerate(plan.kernels, 1):
-        lines += ["", f"kernel {number}, {_signature(each)}", "", *_kernel_lines(each)]
-    lines += ["", f"predicted {plan.seconds * 1e3:.3f} ms together, bound by {plan.bound_by}"]
+    for number, (each, more) in enumerate(zip(plan.kernels, below, strict=True), 1):
+        lines += ["", f"kernel {number}, {_signature(each)}", "", *_kernel_lines(each), *more]
+    lines += ["", f"predicted {duration(plan.seconds)} together, bound by {plan.bound_by}"]
     return "\n".join(lines)
 
 
@@ -39,8 +46,8 @@ def cut_lines(plan: Plan) -> list[str]:
     one = plan.turned_down
     if one is not None and one.fits:
         lines.append(
-            f"as one kernel it is predicted to take {one.prediction.seconds * 1e3:.3f} ms, "
-            f"cut {plan.seconds * 1e3:.3f} ms"
+            f"as one kernel it is predicted to take {duration(one.prediction.seconds)}, "
+            f"cut {duration(plan.seconds)}"
         )
     elif one is not None:
         lines.append(f"as one kernel it does not fit: the smallest tiles {one.needs}")
@@ -61,6 +68,7 @@ def _kernel_lines(kernel: KernelPlan) -> list[str]:
         count = "" if each.role is AxisRole.WHOLE else str(-(-sizes[each.axis] // each.tile))
         rows.append((each.axis, each.role.value, str(each.tile), str(sizes[each.axis]), count))
     rings = ", ".join(_rings(kernel))
+    guessed = guessed_scalars(program, sizes)
     return [
         form_line(kernel),
         "",
@@ -71,7 +79,8 @@ def _kernel_lines(kernel: KernelPlan) -> list[str]:
         + (f" (rings: {rings})" if rings else ""),
         f"registers {prediction.registers} a thread"
         + ("" if kernel.form is None else " at launch"),
-        f"predicted {prediction.seconds * 1e3:.3f} ms, bound by {prediction.bound_by}",
+        f"predicted {duration(prediction.seconds)}, bound by {prediction.bound_by}"
+        + "".join(f", for {name} = {value}" for name, value in guessed.items()),
     ]
 
 
@@ -82,7 +91,7 @@ def form_line(kernel: KernelPlan) -> str:
     tiles = ", ".join(f"{each.axis} {each.tile}" for each in kernel.printed.axes if each.tile > 1)
     return (
         f"warp-specialised: a producer and {kernel.form.warps.consumers} consumers, tiles {tiles}, "
-        f"because {kernel.why}, which takes {kernel.prediction.seconds * 1e3:.3f} ms"
+        f"because {kernel.why}, which takes {duration(kernel.prediction.seconds)}"
     )
 
 
@@ -110,24 +119,3 @@ def _on_block(kernel: KernelPlan) -> list[str]:
             phrases = (f"{' '.join(axes)} by {tile}" for tile, axes in tiles.items())
             lines.append(f"    {word} {', '.join(phrases)}")
     return [*lines, f"    warps {kernel.warps}", f"    stages {kernel.stages}"]
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return rows as aligned columns; the first and the last stand left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    return [
-        "  ".join(
-            text.ljust(width) if i in (0, last) else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def scaled(count: float, unit: str) -> str:
-    """Return a count with its unit and prefix."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= factor:
-            return f"{count / factor:.4g} {prefix}{unit}"
-    return f"{count:.4g} {unit}"

@@ -5,10 +5,8 @@ warp-specialised kernel does, decided: its tiles, the rings that the producer fi
 the consumers' steps in order with their barriers and turns, registers, the stores that go through shared
 memory. The work of a group is the rotated Program (`rotate`), which the NumPy executor runs as well.
 
-The tiles: 64 rows a consumer, as one warpgroup's wgmma has them, and as many consumers as registers allow;
-128 keys a chunk, so that the contractions of a chunk are long against its barriers, halved until the
-accumulators, a chunk of scores and its rounded copy fit a consumer's registers, and two stages of every
-ring fit shared memory.
+Of the `shapes` that a kernel may have it takes the first whose sums, a chunk of scores and their rounded copy
+fit a consumer's registers, and whose rings fit shared memory.
 
 It is not asked here whether this form is faster than the plain one.
 """
@@ -19,7 +17,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
-from napkin.schedule.barriers import Await, Release, Slot, Step, with_barriers, with_turns
+from napkin.schedule.barriers import (
+    Await,
+    Release,
+    Slot,
+    Step,
+    finished_sums,
+    with_barriers,
+    with_running_sums,
+    with_turns,
+)
+from napkin.schedule.bounds import join_bounds
 from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.kernel import KernelPlan, storage_types
 from napkin.schedule.layout import (
@@ -27,7 +35,6 @@ from napkin.schedule.layout import (
     MAX_DESCRIPTOR_RANK,
     MIN_DESCRIPTOR_BYTES,
     TYPE_BYTES,
-    Tiling,
     build_layout,
 )
 from napkin.schedule.liveness import entry_of, reads, writes
@@ -35,7 +42,6 @@ from napkin.schedule.lower import lower
 from napkin.schedule.obstacles import OPERANDS, find_obstacle, place_of, tile_registers
 from napkin.schedule.program import (
     Assign,
-    AxisRole,
     Dot,
     Fill,
     Load,
@@ -43,15 +49,11 @@ from napkin.schedule.program import (
     Operation,
     Program,
     Store,
-    walk,
 )
-from napkin.schedule.rotate import rotate
-from napkin.schedule.tilings import power_of_two
+from napkin.schedule.rotate import only_adds, rotate
+from napkin.schedule.shapes import ROWS, row_axis, shapes_of, tiling_of
 from napkin.schedule.warps import Chunks, Ring, Specialised, Staged
 
-ROWS = 64  # of one consumer: a warpgroup's wgmma
-_SHAPES = ((3, 128), (2, 128), (2, 64), (2, 32))  # consumers, positions of a chunk: the best first
-_STAGES = 2
 _MAX_WHOLE = 256
 # Registers of a consumer's and the producer's threads, by the number of consumers; what addresses,
 # bounds and row values take of a consumer's beside tiles was read off compiled kernels.
@@ -65,75 +67,44 @@ def specialise(kernel: KernelPlan) -> Specialised | str:
     """Return the warp-specialised form of a kernel, or in words why it has none."""
     if not (kernel.machine.has("tma") and kernel.machine.has("wgmma")):
         return f"{kernel.machine.name} has no copy engine or no warpgroup contractions"
-    rows = _row_axis(kernel)
+    rows = row_axis(kernel)
     if rows is None:
         return "no tile of rows is shared by every contraction"
     if dict(kernel.sizes)[rows] < ROWS:
         return f"`{rows}` fills no consumer: it is {dict(kernel.sizes)[rows]} long"
     reason = "no chunk is small enough"
-    for consumers, chunk in _SHAPES:
-        tiling = _tiling(kernel, rows, consumers * ROWS, chunk)
-        types = storage_types(kernel.derivation.diagram, kernel.dtype)
-        layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
-        program = lower(kernel.derivation, layout)
-        made = specialise_program(program, rows, consumers, kernel.machine.limits.shared_per_block)
-        if not isinstance(made, str):
-            return made
-        reason = made
+    types = storage_types(kernel.derivation.diagram, kernel.dtype)
+    limit = kernel.machine.limits.shared_per_block
+    for shape in shapes_of(kernel.program):
+        found: list[Specialised] = []
+        for stages in shape.stages:
+            tiling = tiling_of(kernel, rows, shape, stages)
+            layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
+            program = lower(kernel.derivation, layout)
+            made = specialise_program(program, rows, shape.consumers, limit, stages)
+            if isinstance(made, str):
+                reason = made
+            else:
+                found.append(made)
+        if found:
+            return max(found, key=lambda each: len(each.staged))  # the deepest of those alike
     return reason
-
-
-def _row_axis(kernel: KernelPlan) -> str | None:
-    """Return the grouped axis that every contraction's result has first."""
-    dots = [op for op in walk(kernel.program.operations) if isinstance(op, Dot)]
-    firsts = {op.tile.dims[0] for op in dots if op.tile.dims}
-    if len(firsts) != 1:
-        return None
-    axes = kernel.program.dim(firsts.pop()).axes
-    grouped = [axis for axis in axes if kernel.program.axis(axis).role is AxisRole.GROUP]
-    return grouped[-1] if grouped else None
-
-
-def _tiling(kernel: KernelPlan, rows: str, row_tile: int, chunk: int) -> Tiling:
-    """Return the tiling of this form: columns whole, all other grouped axes by 1."""
-    sizes = dict(kernel.sizes)
-    tiles: dict[str, int] = {}
-    whole: list[str] = []
-    split: list[str] = []
-    for each in kernel.layout.axes:
-        tile, role = each.tile, each.role
-        if each.axis == rows:
-            tile = row_tile
-        elif role is AxisRole.STREAM:
-            tile = min(chunk, max(16, power_of_two(sizes[each.axis])))
-        elif role is AxisRole.GROUP and tile > 1 and rows in _bundle(kernel, each.axis):
-            tile = 1
-        elif role is AxisRole.GROUP and tile > 1 and sizes[each.axis] <= _MAX_WHOLE:
-            role, tile = AxisRole.WHOLE, power_of_two(sizes[each.axis])
-        tiles[each.axis] = tile
-        whole += [each.axis] if role is AxisRole.WHOLE else []
-        split += [each.axis] if role is AxisRole.SPLIT else []
-    return Tiling(tuple(tiles.items()), tuple(whole), tuple(split), _STAGES, True)
-
-
-def _bundle(kernel: KernelPlan, axis: str) -> tuple[str, ...]:
-    return next((dim.axes for dim in kernel.layout.dims if axis in dim.axes), (axis,))
 
 
 # --- a program --------------------------------------------------------------------------------------
 
 
 def specialise_program(
-    program: Program, rows: str, consumers: int, shared_limit: int
+    program: Program, rows: str, consumers: int, shared_limit: int, stages: int
 ) -> Specialised | str:
-    """Return the warp-specialised form of a program with these tiles, or in words why it has none."""
-    rotated = rotate(program)
+    """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
+    rotated = rotate(join_bounds(program))
     if isinstance(rotated, str):
         return rotated
     reason = find_obstacle(rotated, rows)
     if reason is not None:
         return reason
-    made = _Maker(rotated, rows, consumers).run(shared_limit)
+    made = _Maker(rotated, rows, consumers, stages).run(shared_limit)
     if made.shared_bytes + _BARRIER_BYTES > shared_limit:
         return f"the rings take {made.shared_bytes} bytes of shared memory"
     words = tile_registers(rotated, consumers)
@@ -147,7 +118,7 @@ def _buffer(load: Load) -> str:
     return load.buffer or f"{load.array.lower()}_buffer"
 
 
-def _is_shared(op: Operation) -> bool:
+def _is_shared(op: Operation) -> TypeGuard[Load | Fill]:
     return isinstance(op, Load | Fill) and op.tile.level == "shared"
 
 
@@ -155,14 +126,16 @@ def _is_shared(op: Operation) -> bool:
 
 
 class _Maker:
-    def __init__(self, program: Program, rows: str, consumers: int) -> None:
+    def __init__(self, program: Program, rows: str, consumers: int, stages: int) -> None:
         self.program = program
         self.rows = rows
         self.consumers = consumers
+        self.stages = stages
         places = [i for i, op in enumerate(program.operations) if isinstance(op, Loop)]
         self.before = program.operations[: places[0]]
         self.loops = [op for op in program.operations if isinstance(op, Loop)]
         self.after = program.operations[places[-1] + 1 :]
+        self.adds = all(only_adds(loop.body) for loop in self.loops)
         self.vectors = self._vectors()
 
     def _vectors(self) -> frozenset[str]:
@@ -226,12 +199,11 @@ class _Maker:
         by_rows = self.rows in load.tile.dims
         resident = load in self.before
         size = tile_bytes(load.tile, self.program)
-        if by_rows:
-            size //= self.consumers
-        slots = _STAGES + self._holds_two_chunks()
+        slots, arrivals = self.stages + self._holds_two_chunks(), self.consumers
         if resident:
             slots = self.consumers if by_rows else 1
-        arrivals = 1 if by_rows else self.consumers
+        if resident and by_rows:
+            size, arrivals = size // self.consumers, 1
         return Ring(name, load, slots, size, arrivals, resident, by_rows)
 
     def _deepened(
@@ -246,7 +218,7 @@ class _Maker:
         free -= sum(self.consumers * each.slot_bytes for each in staged if each.ring is None)
         found: list[Ring] = []
         for ring in rings:
-            more = min(ring.slots, free // ring.slot_bytes) if ring.resident else 0
+            more = min(ring.slots, max(free, 0) // ring.slot_bytes) if ring.resident else 0
             free -= more * ring.slot_bytes
             found.append(replace(ring, slots=ring.slots + more))
         return tuple(found)
@@ -273,8 +245,10 @@ class _Maker:
     def _chunks(
         self, loop: Loop, slots: dict[str, Slot], carried: set[str], *, is_single: bool
     ) -> Chunks:
-        streamed = {op.tile.name for op in loop.body if self._is_streamed(op)}
-        seen = {name: slots[name] for name in streamed | carried}
+        streamed = [op.tile.name for op in loop.body if self._is_streamed(op)]
+        seen = {name: slots[name] for name in (*streamed, *sorted(carried))}
+        if self.adds:
+            return Chunks(loop, with_running_sums(loop.body, seen, is_first=is_single), is_single)
         kept = {op.source for op in loop.body if isinstance(op, Assign) and op.target in carried}
         steps = with_barriers(loop.body, seen, frozenset(kept))
         return Chunks(loop, with_turns(steps), is_single)
@@ -295,6 +269,11 @@ class _Maker:
         prelude += [Await(Slot(ring.name, 0)) for ring in resident]
         carried = {name: slot for name, slot in slots.items() if slot.age}
         drain = list(with_barriers(self.after, carried, frozenset()))
+        if self.adds:
+            last = {
+                op.tile.name: slots[op.tile.name] for op in self.loops[-1].body if _is_shared(op)
+            }
+            drain = [*finished_sums(self.loops[-1].body, last), *drain]
         busy = {each.ring for each in staged} | self._read_behind(rings)
         early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
         late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
@@ -346,7 +325,9 @@ class _Maker:
         if dims != store.source_dims or len(dims) != 2 or dims[0] != self.rows:
             return False
         last, size = tiles[-1], TYPE_BYTES[array.dtype]
-        if last.dim != dims[1] or last.size is None or last.size * size % 16:
+        if last.dim != dims[1] or (last.size or 0) * size % 16:
+            return False
+        if last.size is None and len(array.dims[-1]) > 1:
             return False
         return len(tiles) <= 5 and array.dtype in OPERANDS and last.tile <= _MAX_WHOLE
 

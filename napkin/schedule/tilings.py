@@ -1,7 +1,8 @@
 """The tilings that a derivation may be laid out by: by hand from an `on` block, else every sensible choice.
 
-In: a derivation, a machine, axis lengths, and perhaps a hand relabelling. Out: tilings, each with its
-number of warps, in a fixed order. Whether one fits, and how fast it is, is not asked here.
+In: a derivation, a machine, axis lengths, the least depth of a contraction, and perhaps a hand relabelling.
+Out: tilings, each with its number of warps, in a fixed order. Whether one fits, and how fast it is, is not
+asked here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from itertools import product as cartesian
 from math import prod
 
 from napkin.algebra.derive import Derivation
-from napkin.diagram import Relabelling
+from napkin.diagram import STORAGE_BYTES, STORAGE_TYPES, Relabelling
 from napkin.diagram import Tiling as HandTiling
 from napkin.language.errors import Diagnostic, Label, NapkinError
 from napkin.machine import Machine
+from napkin.operators import Kind
 from napkin.schedule.layout import Tiling, bundles, contractions, dot_axes
 
-_MIN_DOT = 16
+_LEAST_DEPTH = 16  # of a contraction on tensor cores; twice that for operands of one byte
 _ROW_TILES = (16, 32, 64, 128)
 _COLUMN_TILES = (64, 128, 256)
 _STREAM_TILES = (16, 32, 64, 128, 256)
@@ -30,11 +32,17 @@ def enumerate_tilings(
     machine: Machine,
     sizes: Mapping[str, int],
     hand: Relabelling | None,
+    depth: int = _LEAST_DEPTH,
 ) -> Iterable[tuple[Tiling, int]]:
-    """Yield tilings with their warps: by hand where the file says so, else every sensible choice."""
+    """Yield tilings with their warps: by hand where the file says so, else every sensible choice.
+
+    Raises NapkinError (N405, N406, N409) if the hand relabelling is illegal.
+    """
     fixed = _hand_tiles(derivation, hand)
+    if hand and hand.warps:
+        _check_warps(derivation, machine, hand, hand.warps)
     dotted = dot_axes(derivation)
-    whole, split = _inner_axes(derivation, sizes, dotted, hand)
+    whole, split = _inner_axes(derivation, sizes, dotted, hand, depth)
     choices: list[list[dict[str, int]]] = []
     columns: list[str] = []
     for number, bundle in enumerate(bundles(derivation)):
@@ -48,7 +56,7 @@ def enumerate_tilings(
     if not bundles(derivation):
         choices.append(_row_tiles(derivation, sizes, fixed))
     beside = 1 if dotted else prod(split.values())
-    choices.append(_stream_tiles(derivation, sizes, fixed, bool(dotted), beside))
+    choices.append(_stream_tiles(derivation, sizes, fixed, depth if dotted else None, beside))
     stages = [hand.stages] if hand and hand.stages else ([2, 3] if dotted else [1])
     warps = [hand.warps] if hand and hand.warps else ([4, 8] if dotted else [4])
     for combination in cartesian(*choices):
@@ -117,6 +125,7 @@ def _inner_axes(
     sizes: Mapping[str, int],
     dotted: frozenset[str],
     hand: Relabelling | None,
+    depth: int,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return the blocks of axes that lie whole on chip, and the chunks of those walked inside a step."""
     by_hand = {axis: each.tile for each in (hand.split if hand else ()) for axis in each.axes}
@@ -125,7 +134,7 @@ def _inner_axes(
     for axis in derivation.inner:
         block = power_of_two(sizes[axis])
         if axis in dotted:
-            block = max(block, _MIN_DOT)
+            block = max(block, depth)
         if axis in by_hand:
             split[axis] = by_hand[axis]
         elif axis in dotted & set(derivation.splittable) and _is_summed_beside(derivation, axis):
@@ -199,21 +208,52 @@ def _stream_tiles(
     derivation: Derivation,
     sizes: Mapping[str, int],
     fixed: Mapping[str, int],
-    dotted: bool,
+    depth: int | None,
     beside: int,
 ) -> list[dict[str, int]]:
-    """Return tiles of the stream; `beside` is the extent of the axes walked inside its step."""
+    """Return tiles of the stream, of `depth` or more if it is contracted.
+
+    `beside` is the extent of the axes walked inside its step.
+    """
     if derivation.stream is None:
         return [{}]
     axis = derivation.stream.axis
     if axis in fixed:
         return [{axis: fixed[axis]}]
-    if dotted:
-        limit = max(_MIN_DOT, power_of_two(sizes[axis]))
-        return [{axis: tile} for tile in _STREAM_TILES if tile <= limit]
+    if depth is not None:
+        limit = max(depth, power_of_two(sizes[axis]))
+        return [{axis: tile} for tile in _STREAM_TILES if depth <= tile <= limit]
     limit = power_of_two(sizes[axis])
     rows = [tile // beside or 1 for tile in (1024, 4096)]
     return [{axis: min(tile, limit)} for tile in rows if tile <= max(limit, rows[0])]
+
+
+def least_depth(types: Iterable[str]) -> int:
+    """Return the least elements that a contraction of arrays of these types sums at a time."""
+    return 2 * _LEAST_DEPTH if any(is_narrow_float(each) for each in types) else _LEAST_DEPTH
+
+
+def is_narrow_float(kind: str) -> bool:
+    """Return whether a storage type is a float of one byte, which only newer tensor cores have."""
+    return STORAGE_TYPES.get(kind) is Kind.FLOAT and STORAGE_BYTES[kind] == 1
+
+
+def _check_warps(derivation: Derivation, machine: Machine, hand: Relabelling, warps: int) -> None:
+    most = machine.limits.warps_per_block
+    if warps <= most and not warps & (warps - 1):
+        return
+    raise NapkinError(
+        [
+            Diagnostic(
+                "N409",
+                f"no block has {warps} warps",
+                derivation.diagram.source,
+                Label(hand.span, f"`warps {warps}` is asked for here"),
+                notes=(f"a block of {machine.name} has up to {most}, and a power of two of them",),
+                help=f"write `warps {min(most, 1 << (warps.bit_length() - 1))}`, or leave it out",
+            )
+        ]
+    )
 
 
 def power_of_two(size: int) -> int:

@@ -26,14 +26,16 @@ from napkin.model.ideal import Ideal, dense_flops, ideal
 from napkin.model.measures import Costs
 from napkin.model.optimum import PowerLaw, power_law
 from napkin.model.roles import size_symbol
+from napkin.model.several import Several, several
 from napkin.model.throughput import Throughput
 from napkin.operators import Pipeline
 from napkin.schedule.cost import Cost, LevelCost
 from napkin.schedule.flops import contraction_flops
 from napkin.schedule.kernel import storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
-from napkin.schedule.plan import given_lengths, relabelling_for
+from napkin.schedule.plan import given_lengths, lacking_types, relabelling_for
 from napkin.schedule.rewrite import rewrite
+from napkin.schedule.units import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,9 @@ class Unplanned:
     """The model's word on a diagram.
 
     `once` is memory's part: every array once. `law` is None where it has no closed form, `clusters` also
-    where the machine has none or a rate is not published.
+    where the machine has none or a rate is not published, `several` without links between GPUs. `lacking`
+    names the storage types that the machine does not compute with: their contractions count widened to
+    fp16.
     """
 
     diagram: str
@@ -60,11 +64,36 @@ class Unplanned:
     flops: int
     transferred: str
     memory: str
+    work: str
+    step: str
     once: LevelCost
     law: PowerLaw | None
     ideal: Ideal
     clusters: Clusters | None
+    several: Several | None
     tables: tuple[Configuration, Throughput] | None
+    lacking: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """What is counted otherwise than a reader may expect, empty where there is nothing to say."""
+        notes = []
+        if self.lacking:
+            notes.append(
+                f"it has no {listed(self.lacking)}, so there is no kernel; counted as fp16"
+            )
+        if self.unrated:
+            notes.append(f"no rate published of {listed(self.unrated)}, whose time is left out")
+        return "; ".join(notes)
+
+    @property
+    def unrated(self) -> tuple[str, ...]:
+        """The pipelines that have work and no published rate."""
+        return tuple(
+            each.pipeline.value
+            for each in self.ideal.pipelines
+            if each.operations and each.seconds is None
+        )
 
     def as_cost(self) -> Cost:
         """Return the same as a cost of no kernel: levels at their least."""
@@ -99,6 +128,10 @@ class Unplanned:
             seconds=self.ideal.seconds,
             kernels=(),
             is_exact=True,
+            work=self.work,
+            step=self.step,
+            unrated=self.unrated,
+            note=self.note,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -134,12 +167,20 @@ def cost_without_plan(
         flops,
         str(costs.transferred),
         str(costs.memory.elements),
+        str(costs.whole),
+        "" if derivation.stream is None else _step(costs),
         _once(derivation, lengths, types),
         power_law(costs),
         ideal(derivation, machine, lengths, types, flops / dense if dense else 1.0),
         _clusters(costs, machine, lengths, types),
+        several(derivation, machine, lengths, types),
         _tables(derivation, machine, lengths, types, computed),
+        tuple(lacking_types(diagram, machine, dtype)),
     )
+
+
+def _step(costs: Costs) -> str:
+    return f"moves {costs.transferred_by_step}; works {costs.step}"
 
 
 def _once(

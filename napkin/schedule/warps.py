@@ -15,9 +15,10 @@ from napkin.schedule.program import Load, Loop, Operation, Program, Store
 class Ring:
     """Slots of shared memory that the producer fills and consumers empty, a full and an empty barrier each.
 
-    One is filled every chunk, in turn; or, if `resident`, all once a group. `by_rows` gives every
-    consumer a slot of its own rows. `arrivals` are the consumers that empty a slot. Contractions read
-    matrices from their slots; values of a chunk's positions (`is_vector`) are read into registers.
+    The slots are filled in turn: one a chunk; or, if `resident`, one a group, and with `by_rows` one for the
+    rows of every consumer. A resident ring of more slots than a group fills is filled for the next one
+    early. `arrivals` are the consumers that empty a slot. Contractions read matrices from their slots;
+    values of a chunk's positions (`is_vector`) are read into registers.
     """
 
     name: str

@@ -1,22 +1,35 @@
 """Warp-specialised kernels for Hopper, in Gluon: copies, contractions and the work between them at once.
 
-In: a `KernelPlan` and its `Specialised` form. Out: the text of a Python module that stands alone: it imports
-torch and triton, holds the kernel's functions and one typed entry function, and opens with the diagram and
-its plan, as the plain module does.
+In: a `Plan`, some of whose kernels have a form. Out: the text of a Python module that stands alone: it
+imports torch and triton, holds the functions of every kernel and one typed entry function that runs them
+in turn, and opens with the diagram and its plan, as the plain module does. Kernels without a form are
+plain Triton loops in it; constants and functions are each kernel's own, helpers are shared.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from napkin.diagram import print_diagram
+from napkin.emit.gluon.apart import Renamed, keep_apart, renamed_line
 from napkin.emit.gluon.entry import GluonEntry
-from napkin.emit.gluon.functions import ModuleText, print_functions
+from napkin.emit.gluon.functions import Box, ModuleText, print_functions
 from napkin.emit.render import render
-from napkin.emit.triton import entry_name, kernel_names, signature_of, squeeze
-from napkin.emit.triton.entry import Launch
+from napkin.emit.triton import (
+    constants_of,
+    entry_name,
+    kernel_names,
+    kernel_view,
+    launches_of,
+    signature_of,
+    squeeze,
+    tiles_line,
+)
+from napkin.emit.triton.entry import Launch, uses_descriptors
 from napkin.emit.triton.values import KernelText
-from napkin.schedule.kernel import KernelPlan
+from napkin.schedule.kernel import Form, KernelPlan
 from napkin.schedule.plan import Plan
 from napkin.schedule.warps import Specialised
 
@@ -34,10 +47,14 @@ _OWN_HELPERS = {
 }
 
 
+_HOPPER = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionView:
     """One function as the template prints it."""
 
+    decorator: str
     name: str
     parameters: tuple[str, ...]
     body: tuple[str, ...]
@@ -48,6 +65,7 @@ class ModuleView:
     """Everything that the module's template prints, decided."""
 
     header: str
+    imports: tuple[str, ...]
     constants: tuple[str, ...]
     helpers: tuple[str, ...]
     functions: tuple[FunctionView, ...]
@@ -58,25 +76,30 @@ class ModuleView:
     launch: tuple[str, ...]
 
 
-def emit_gluon(kernel: KernelPlan, form: Specialised, *, notes: tuple[str, ...] = ()) -> str:
-    """Return the module of a kernel in its warp-specialised form; `notes` are lines for its header."""
-    plan = _plan_of(kernel)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one kernel adds to a module; `boxes` are None for a plain loop."""
+
+    launch: Launch
+    boxes: tuple[Box, ...] | None
+    constants: tuple[str, ...]
+    helpers: tuple[str, ...]
+    functions: tuple[FunctionView, ...]
+
+
+def emit_gluon(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
+    """Return the module of a plan's kernels, each in its form; `notes` are lines for its header."""
     diagram = plan.diagram
-    text = functions_of(kernel, form)
-    parameters = KernelText(list(text.parameters))
-    name = text.functions[-1].name
-    constants = {each: each for each, _ in text.constants}
-    launch = Launch(form.program, parameters, text.spelling, name, constants)
-    printer = GluonEntry(signature_of(plan), launch, text.boxes)
-    helpers = sorted(text.helpers | {"descriptor"})
+    parts = _parts(plan)
+    boxes = {each.launch.kernel: each.boxes for each in parts if each.boxes is not None}
+    printer = GluonEntry(signature_of(plan), [each.launch for each in parts], boxes)
+    helpers = dict.fromkeys(helper for each in parts for helper in each.helpers)
     view = ModuleView(
-        _header(kernel, form, notes),
-        tuple(f"{each} = gl.constexpr({value})" for each, value in text.constants),
-        tuple(_helper(each) for each in helpers),
-        tuple(
-            FunctionView(each.name, each.parameters, tuple(squeeze(list(each.body))))
-            for each in text.functions
-        ),
+        _header(plan, notes),
+        _imports(parts, helpers),
+        tuple(line for each in parts for line in each.constants),
+        tuple(sorted(helpers, key=_defined)),
+        tuple(function for each in parts for function in each.functions),
         entry_name(diagram),
         printer.signature(),
         printer.returns(),
@@ -86,38 +109,142 @@ def emit_gluon(kernel: KernelPlan, form: Specialised, *, notes: tuple[str, ...] 
     return render("gluon/kernel.py.jinja", view=view)
 
 
-def functions_of(kernel: KernelPlan, form: Specialised) -> ModuleText:
-    """Return the functions of a kernel, printed."""
-    (name,) = kernel_names(_plan_of(kernel))
+def plan_in_form(kernel: KernelPlan, form: Specialised) -> Plan:
+    """Return the plan of a kernel alone, in this form."""
+    diagram = kernel.derivation.diagram
+    formed = replace(kernel, form=Form(form, kernel.prediction))
+    return Plan(diagram, kernel.machine, kernel.sizes, kernel.dtype, (formed,))
+
+
+def functions_of(kernel: KernelPlan, form: Specialised, name: str) -> ModuleText:
+    """Return the functions of a kernel that its module calls `name`."""
     return print_functions(form, name, approximate=kernel.dtype in _SIXTEEN_BIT)
 
 
-def _plan_of(kernel: KernelPlan) -> Plan:
-    diagram = kernel.derivation.diagram
-    return Plan(diagram, kernel.machine, kernel.sizes, kernel.dtype, (kernel,))
+# --- what each kernel adds ----------------------------------------------------------------------------
 
 
-def _helper(name: str) -> str:
-    """Return a helper function: Gluon's own, or the plain one in Gluon's spelling."""
+def _parts(plan: Plan) -> tuple[Part, ...]:
+    """Return what each kernel adds to the module, under names of its own."""
+    endings = [f"_{number}" for number in range(1, len(plan.kernels) + 1)]
+    endings = endings if len(endings) > 1 else [""]
+    plain: dict[str, Part] = {}
+    texts: dict[str, ModuleText] = {}
+    for ending, kernel, launch in zip(endings, plan.kernels, launches_of(plan), strict=True):
+        if kernel.form is None:
+            plain[ending] = _plain_part(kernel, launch)
+        else:
+            texts[ending] = functions_of(kernel, kernel.form.warps, launch.kernel)
+    theirs = {_defined(helper) for part in plain.values() for helper in part.helpers}
+    mine = {name for text in texts.values() for name in map(_defined, _own_helpers(text, {}))}
+    helpers = {name: f"{name}_gluon" for name in sorted(theirs & mine)}
+    used = {name for part in plain.values() for name in part.launch.constants.values()}
+    taken = {entry_name(plan.diagram), *kernel_names(plan), *used, *theirs}
+    found = keep_apart(texts, taken, helpers)
+    return tuple(
+        plain[ending]
+        if kernel.form is None
+        else _formed_part(kernel.form.warps, found[ending], helpers)
+        for ending, kernel in zip(endings, plan.kernels, strict=True)
+    )
+
+
+def _plain_part(kernel: KernelPlan, launch: Launch) -> Part:
+    described = {"descriptor"} if uses_descriptors(launch.program) else set()
+    helpers = tuple(_plain_helper(each) for each in sorted(launch.text.helpers | described))
+    printed = kernel_view(launch)
+    view = FunctionView("triton.jit", printed.name, printed.parameters, printed.body)
+    return Part(launch, None, constants_of(kernel, launch), helpers, (view,))
+
+
+def _formed_part(form: Specialised, made: Renamed, helpers: Mapping[str, str]) -> Part:
+    text = made.text
+    parameters = KernelText(list(text.parameters))
+    name = text.functions[-1].name
+    functions = tuple(
+        FunctionView("gluon.jit", each.name, each.parameters, tuple(squeeze(list(each.body))))
+        for each in text.functions
+    )
+    return Part(
+        Launch(form.program, parameters, text.spelling, name, made.constants),
+        text.boxes,
+        tuple(f"{each} = gl.constexpr({value})" for each, value in text.constants),
+        (*_own_helpers(text, helpers), _plain_helper("descriptor")),
+        functions,
+    )
+
+
+# --- helpers ------------------------------------------------------------------------------------------
+
+
+def _own_helpers(text: ModuleText, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the helpers of a kernel in Gluon under these names: its own, or plain ones respelled."""
+    return tuple(_own_helper(each, names) for each in sorted(text.helpers))
+
+
+def _own_helper(name: str, names: Mapping[str, str]) -> str:
     if name in _OWN_HELPERS:
-        return render(f"gluon/helpers/{name}.py.jinja").rstrip()
-    plain = render(f"triton/helpers/{name}.py.jinja").rstrip()
-    return plain.replace("@triton.jit", "@gluon.jit").replace("tl.", "gl.")
+        return renamed_line(render(f"gluon/helpers/{name}.py.jinja").rstrip(), names)
+    plain = _plain_helper(name).replace("@triton.jit", "@gluon.jit").replace("tl.", "gl.")
+    return renamed_line(plain, names)
 
 
-def _header(kernel: KernelPlan, form: Specialised, notes: tuple[str, ...]) -> str:
-    machine = kernel.machine
-    tiles = ", ".join(f"{each.axis} {each.role.value} by {each.tile}" for each in form.program.axes)
-    mine, producers = form.registers
+def _plain_helper(name: str) -> str:
+    return render(f"triton/helpers/{name}.py.jinja").rstrip()
+
+
+def _defined(helper: str) -> str:
+    """Return the name of the function that a helper's text defines."""
+    found = re.search(r"^ *def (\w+)\(", helper, re.MULTILINE)
+    return found[1] if found else helper
+
+
+# --- the head of a module -----------------------------------------------------------------------------
+
+
+def _imports(parts: Sequence[Part], helpers: Iterable[str]) -> tuple[str, ...]:
+    """Return the imports: Gluon's, and Triton's language where a kernel is a plain loop."""
+    plain = [each for each in parts if each.boxes is None]
+    lines = ["import os", ""] if any("os.environ" in each for each in helpers) else []
+    lines += ["import torch", "import triton"]
+    lines += ["import triton.language as tl"] if plain else []
+    lines += [
+        "from triton.experimental import gluon",
+        "from triton.experimental.gluon import language as gl",
+        "from triton.experimental.gluon.language.nvidia.hopper import (",
+        *(f"    {name}," for name in _HOPPER),
+        ")",
+        "from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor",
+    ]
+    if any(uses_descriptors(each.launch.program) for each in plain):
+        lines.append("from triton.tools.tensor_descriptor import TensorDescriptor")
+    return tuple(lines)
+
+
+def _header(plan: Plan, notes: tuple[str, ...]) -> str:
+    diagram, machine = plan.diagram, plan.machine
     lines = [
-        f'"""{kernel.name}: generated by napkin for {machine.name} ({machine.architecture}).',
+        f'"""{diagram.name}: generated by napkin for {machine.name} ({machine.architecture}).',
         "",
-        *print_diagram(kernel.derivation.diagram).rstrip().splitlines(),
+        *print_diagram(diagram).rstrip().splitlines(),
         "",
         *notes,
-        f"plan: {tiles}; {form.stages} stages",
-        f"warps: {form.consumers} warpgroups compute ({mine} registers a thread), "
-        f"1 warp copies ({producers})",
+        *(line for kernel in plan.kernels for line in _plan_lines(kernel, plan)),
         '"""',
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _plan_lines(kernel: KernelPlan, plan: Plan) -> tuple[str, ...]:
+    """Return a kernel's tiles and warps in words."""
+    if kernel.form is None:
+        return (tiles_line(kernel, plan),)
+    form = kernel.form.warps
+    tiles = ", ".join(f"{each.axis} {each.role.value} by {each.tile}" for each in form.program.axes)
+    what = f"plan of {kernel.name}" if len(plan.kernels) > 1 else "plan"
+    mine, producers = form.registers
+    return (
+        f"{what}: {tiles}; {form.stages} stages",
+        f"warps: {form.consumers} warpgroups compute ({mine} registers a thread), "
+        f"1 warp copies ({producers})",
+    )

@@ -1,32 +1,61 @@
 """The host side of a warp-specialised kernel: the plain entry function, with Gluon's descriptors and launch.
 
-In: what the plain entry takes, and the boxes of the descriptors. Out: the entry's lines. As many blocks are
-launched as there are multiprocessors, and each walks groups in turn.
+In: what the plain entry takes, and the boxes of the descriptors. Out: the entry's lines. As many blocks of a
+warp-specialised kernel are launched as there are multiprocessors, and each walks groups in turn; plain
+loops among the kernels are launched as ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from napkin.emit.gluon.functions import Box
-from napkin.emit.triton.entry import EntryPrinter, Launch, Signature
+from napkin.emit.triton.entry import TORCH_TYPES, EntryPrinter, Launch, Signature
+from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.program import Array
 
 WARPS = 4  # of the kernel's own partition: a warpgroup
 
 
 class GluonEntry(EntryPrinter):
-    """Prints the entry function of one warp-specialised kernel."""
+    """Prints the entry function of kernels of which some are warp-specialised: those that have boxes."""
 
-    def __init__(self, signature: Signature, launch: Launch, boxes: Sequence[Box]) -> None:
-        super().__init__(signature, [launch])
-        self.boxes = {box.array: box for box in boxes}
+    def __init__(
+        self,
+        signature: Signature,
+        launches: Sequence[Launch],
+        boxes: Mapping[str, Sequence[Box]],
+    ) -> None:
+        super().__init__(signature, launches)
+        self.boxes = {
+            kernel: {box.array: box for box in theirs} for kernel, theirs in boxes.items()
+        }
+
+    def _allocate(self, arrays: Sequence[Array]) -> None:
+        """Allocate outputs; rows that the copy engine stores lie whole 16 bytes apart."""
+        described = {name for boxes in self.boxes.values() for name in boxes}
+        fixed = self._fixed_sizes()
+        for each in arrays:
+            unit = 16 // TYPE_BYTES[each.dtype]
+            known = fixed.get(each.axes[-1]) if each.axes else None
+            if each.name not in described or (known is not None and known % unit == 0):
+                super()._allocate([each])
+                continue
+            *outer, row = [" * ".join(self.sizes[axis] for axis in dim) for dim in each.dims]
+            self.lines.append(
+                f"{self.tensors[each.name]} = torch.empty("
+                f"({', '.join(outer)}, triton.cdiv({row}, {unit}) * {unit}), "
+                f"device={self._first()}.device, dtype={TORCH_TYPES[each.dtype]})[..., :{row}]"
+            )
 
     def _launch(self, launch: Launch) -> None:
+        if launch.kernel not in self.boxes:
+            super()._launch(launch)
+            return
         counts = []
         for axis in launch.program.grid:
             size = self.sizes[axis]
-            block = launch.spelling.blocks.get(axis, "")
+            block = launch.constants.get(launch.spelling.blocks.get(axis, ""))
             scalar = launch.program.axis(axis).dim is None
             counts.append(size if scalar else f"triton.cdiv({size}, {block}.value)")
         units = f"torch.cuda.get_device_properties({self._first()}.device).multi_processor_count"
@@ -38,7 +67,9 @@ class GluonEntry(EntryPrinter):
         self.lines += [f"        num_warps={WARPS},", "    )"]
 
     def _descriptor(self, launch: Launch, array: Array) -> str:
-        box = self.boxes[array.name]
+        if launch.kernel not in self.boxes:
+            return super()._descriptor(launch, array)
+        box = self.boxes[launch.kernel][array.name]
         tensor = self.tensors[array.name]
         shape = ", ".join(self.sizes[axis] for axis in array.axes)
         strides = ", ".join(
@@ -48,7 +79,7 @@ class GluonEntry(EntryPrinter):
         )
         blocks = ", ".join(each if each == "1" else f"{each}.value" for each in box.extents)
         layout = f"gl.{shared_layout(box)}"
-        return f"TensorDescriptor({tensor}, [{shape}], [{strides}], [{blocks}], {layout})"
+        return f"GluonDescriptor({tensor}, [{shape}], [{strides}], [{blocks}], {layout})"
 
 
 def shared_layout(box: Box) -> str:

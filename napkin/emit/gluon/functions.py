@@ -12,27 +12,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from napkin.emit.expressions import inline
 from napkin.emit.gluon.lanes import keep_by_lane
 from napkin.emit.gluon.lines import without_unused, wrapped
 from napkin.emit.gluon.names import name_all
-from napkin.emit.gluon.steps import StepPrinter
-from napkin.emit.triton.spelling import Spelling, as_integer, literal, spell, uses
-from napkin.operators import POINTWISE, REDUCTIONS
+from napkin.emit.gluon.place import PlacePrinter
+from napkin.emit.triton.spelling import Spelling, spell, uses
+from napkin.schedule.barriers import TakeTurn
 from napkin.schedule.layout import TYPE_BYTES
-from napkin.schedule.liveness import reads, writes
-from napkin.schedule.program import (
-    Compute,
-    Fold,
-    Load,
-    Operation,
-    Positions,
-    Region,
-    tiles_of,
-)
+from napkin.schedule.program import Region, tiles_of
 from napkin.schedule.warps import Chunks, Ring, Specialised
 
-_BAND = 8  # tiles of a band, measured on an H200 (docs/hopper.md)
 _HELPERS = {"group", "pass_turn", "rounds", "take_turn"}
 _UNPACK = "unpack the group's place"
 _CHUNKS = {
@@ -83,15 +72,15 @@ def print_functions(kernel: Specialised, name: str, *, approximate: bool) -> Mod
     return _ModulePrinter(by_lane, lane, words, approximate=approximate).print_module()
 
 
-class _ModulePrinter(StepPrinter):
+class _ModulePrinter(PlacePrinter):
     def print_module(self) -> ModuleText:
         """Print the functions: their lines say what they take, and what `place` gives them."""
-        place = self._lines(self._place)
+        place = self._lines(self.print_group)
         produce, consume = self._lines(self._produce), self._lines(self._consume)
         given = self._given((*produce, *consume))
         place = [*without_unused(place, given), f"    return {', '.join(given)}"]
         words = self.words
-        rows = (f"{words.rows}: gl.constexpr",) if self._row_values() else ()
+        rows = (f"{words.rows}: gl.constexpr",) if self.row_values() else ()
         parts = [self._function(words.place, (words.group, *rows), place)]
         own = (f"{words.consumer}: gl.constexpr",)
         for name, mine, warps, lines in (
@@ -104,23 +93,14 @@ class _ModulePrinter(StepPrinter):
         kernel = self._lines(lambda: self._kernel(parts[1], parts[2]))
         parts.append(self._function(words.kernel, (), kernel))
         boxes = self._boxes()
-        return ModuleText(
-            tuple(parts), self._constants(parts, boxes), self._helpers(), boxes, self.names
-        )
+        helpers = self._helpers(parts)
+        return ModuleText(tuple(parts), self._constants(parts, boxes), helpers, boxes, self.names)
 
     def _call_place(self, place: Function, warps: int) -> str:
         """Return a call of `place` by a partition of so many warps, which hold its row values."""
-        rows = [f"gl.BlockedLayout([1], [32], [{warps}], [0])"] if self._row_values() else []
+        rows = [f"gl.BlockedLayout([1], [32], [{warps}], [0])"] if self.row_values() else []
         passed = place.parameters[1 + len(rows) :]
         return f"{self.words.place}({', '.join((f'_group({self.words.turn})', *rows, *passed))})"
-
-    def _row_values(self) -> tuple[Operation, ...]:
-        """Return the operations of a group's place that make row values, or fold them."""
-        return tuple(
-            op
-            for op in self.kernel.place
-            if isinstance(op, Fold) or (isinstance(op, Compute | Load | Positions) and op.tile.dims)
-        )
 
     def _lines(self, part: Callable[[], None]) -> list[str]:
         """Return the lines that a part prints, in Gluon's spelling: `gl` has what `tl` has."""
@@ -159,8 +139,9 @@ class _ModulePrinter(StepPrinter):
             names += [words.buffers[ring], words.full[ring], words.empty[ring]]
         return [*names, *words.stages.values(), words.groups]
 
-    def _helpers(self) -> frozenset[str]:
-        return frozenset(self.text.helpers | _HELPERS)
+    def _helpers(self, functions: Sequence[Function]) -> frozenset[str]:
+        text = "\n".join(line for each in functions for line in each.body)
+        return frozenset(self.text.helpers | {each for each in _HELPERS if uses(text, f"_{each}")})
 
     def _constants(
         self, functions: Sequence[Function], boxes: Sequence[Box]
@@ -179,6 +160,9 @@ class _ModulePrinter(StepPrinter):
                 f"instr_shape=[16, {self.program.dim(dims[1]).extent}, 16])"
             )
         found[words.row_layout] = f"gl.SliceLayout(1, {words.layouts[self.home()]})"
+        found |= {
+            words.counts[ring.name]: str(ring.slots) for ring in kernel.rings if ring.resident
+        }
         lines = [line for each in functions for line in each.body]
         text = "\n".join(
             [*lines, *found.values(), *(name for box in boxes for name in box.extents)]
@@ -200,111 +184,17 @@ class _ModulePrinter(StepPrinter):
             found[name] = Box(name, self.box(array, by_rows=by_rows), swizzle, 8 * size)
         return tuple(found.values())
 
-    # --- place ------------------------------------------------------------------------------------
-
-    def _place(self) -> None:
-        """Print the position of a group, and the whole numbers that its stream's ends need."""
-        self._split(self.words.group)
-        self._line("")
-        values = self._row_values()
-        behind = {name for op in values if isinstance(op, Fold) for name in [op.tile.name]}
-        late: list[Operation] = []
-        for op in self.kernel.place:
-            if op not in values and behind & set(reads(op)):
-                late.append(op)
-                behind.add(writes(op) or "")
-        early = [op for op in self.kernel.place if op not in values and op not in late]
-        self._print_place(early)
-        if values:
-            self._fold_rows(values)
-        self._print_place(late)
-
-    def _print_place(self, operations: Sequence[Operation]) -> None:
-        for each in inline(operations, self._read_elsewhere(operations)):
-            self._statement(each)
-
-    def _fold_rows(self, values: Sequence[Operation]) -> None:
-        """Print the least and greatest of row values, the rows of one consumer after the other."""
-        words, rows = self.words, self.kernel.rows
-        folds = [op for op in values if isinstance(op, Fold)]
-        for op in folds:
-            unit = literal(as_integer(REDUCTIONS[op.operator].unit))
-            self._line(f"{op.tile.name} = {unit}")
-        self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
-        self.depth += 1
-        lane = f"tl.arange(0, ROWS, {words.rows})"
-        self._line(f"{self.names.lanes[rows]} = {words.consumer} * ROWS + {lane}")
-        made = [op for op in values if not isinstance(op, Fold)]
-        for each in inline(made, {op.source for op in folds}):
-            self._statement(each)
-        for op in folds:
-            self.tiles[op.tile.name] = op.tile
-            joined = REDUCTIONS[op.operator].combine
-            text = REDUCTIONS[op.operator].triton.format(op.source, 0)
-            name = op.tile.name
-            self._line(f"{name} = {POINTWISE[joined].triton.format(name, text)}")
-        self.depth -= 1
-
-    def _split(self, number: str) -> None:
-        """Split a group's number into tile starts, the fastest axis first.
-
-        Where later tiles have longer streams, the longest of all come first. Where that would have too
-        many streams read at a time, they come in bands: a band's tiles read one stream together, from L2.
-        """
-        axes = list(self.program.grid)
-        falling = [axis for axis in axes if axis in self.program.descending]
-        if len(falling) != 1 or self.program.axis(falling[0]).dim is None:
-            self._divide(number, axes)
-            return
-        words, (axis,) = self.words, falling
-        name, others = self.names.starts[axis], [each for each in axes if each != axis]
-        streams = f"({' * '.join(self._count(each) for each in others) or '1'})"
-        many = f"{streams} * {_BAND} > tl.num_programs(0)"
-        self._line(f"{words.tiles} = {self._count(axis)}")
-        self._line(f"{words.band} = tl.where({many}, {_BAND}, 1)")
-        self._line(f"{words.whole} = {words.tiles} // {words.band} * {words.band}")
-        inside = f"{number} < {words.whole} * {streams}"
-        self._line(
-            f"{words.behind} = tl.where({inside}, 0, {words.whole})  # the last band may be narrower"
-        )
-        self._line(
-            f"{words.band} = tl.where({inside}, {words.band}, {words.tiles} - {words.whole})"
-        )
-        self._line(f"{number} = {number} - {words.behind} * {streams}")
-        self._line(f"{name} = {words.tiles} - 1 - {words.behind} - {number} % {words.band}")
-        self._line(f"{number} = {number} // {words.band}")
-        self._divide(number, others, is_last=False)
-        self._line(
-            f"{name} = ({name} - {number} * {words.band}) * {self._block(axis)}  # longest first"
-        )
-
-    def _divide(self, number: str, axes: Sequence[str], *, is_last: bool = True) -> None:
-        """Print the position of every axis; the last one takes all that is left, if nothing follows."""
-        for place, axis in enumerate(axes):
-            name, count = self.names.starts[axis], self._count(axis)
-            takes_all = is_last and place == len(axes) - 1
-            index = number if takes_all else f"{number} % {count}"
-            scalar = self.program.axis(axis).dim is None
-            self._line(
-                f"{name} = {index}" if scalar else f"{name} = ({index}) * {self._block(axis)}"
-            )
-            if not takes_all:
-                self._line(f"{number} = {number} // {count}")
-
-    def _count(self, axis: str) -> str:
-        size = self.names.sizes[axis]
-        scalar = self.program.axis(axis).dim is None
-        return size if scalar else f"tl.cdiv({size}, {self._block(axis)})"
-
     # --- the kernel -------------------------------------------------------------------------------
 
     def _kernel(self, produce: Function, consume: Function) -> None:
         words = self.words
-        counts = " * ".join(self._count(axis) for axis in self.program.grid) or "1"
+        counts = " * ".join(self.count_of(axis) for axis in self.program.grid) or "1"
         self._line(f"{words.groups} = {counts}")
         for name, ring in self.rings.items():
             box = self.box(self.program.array(ring.load.array), by_rows=ring.by_rows)
-            self._allocate(words.buffers[name], ring.load.array, (_slot_count(ring), *box))
+            count = self._slot_count(ring)
+            count += " * CONSUMERS" if ring.by_rows and not ring.resident else ""
+            self._allocate(words.buffers[name], ring.load.array, (count, *box))
         for array, name in words.stages.items():
             box = self.box(self.program.array(array), by_rows=True)
             self._allocate(name, array, ("CONSUMERS", *box))
@@ -320,8 +210,16 @@ class _ModulePrinter(StepPrinter):
             f"{name} = gl.allocate_shared_memory({box}.dtype, [{', '.join(shape)}], {box}.layout)"
         )
 
+    def _slot_count(self, ring: Ring) -> str:
+        """Return the number of a ring's slots by name."""
+        if not ring.resident:
+            return "STAGES"
+        if ring.slots > self._filled(ring):
+            return self.words.counts[ring.name]
+        return "CONSUMERS" if ring.by_rows else "1"
+
     def _barriers(self, full: str, empty: str, ring: Ring) -> None:
-        count, slot = _slot_count(ring), self.words.slot
+        count, slot = self._slot_count(ring), self.words.slot
         layout = "mbarrier.MBarrierLayout()"
         for name in (full, empty):
             self._line(f"{name} = gl.allocate_shared_memory(gl.int64, [{count}, 1], {layout})")
@@ -353,10 +251,10 @@ class _ModulePrinter(StepPrinter):
             if ring.resident and ring.by_rows:
                 self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
                 self.depth += 1
-                self._fill_slot(ring, words.consumer, f"({words.turn} & 1)")
-                self.depth -= 1
-            elif ring.resident:
-                self._fill_slot(ring, "0", f"({words.turn} & 1)")
+            if ring.resident:
+                self.print_ring_place(ring)
+                self._fill_slot(ring, *self.resident_slot(ring))
+                self.depth = 2
         first, lowest = self.kernel.chunks[0].loop, self.kernel.chunks[-1].loop
         start, begin = self.names.starts[first.axis], self._leaf(lowest.start, ())
         block = self._block(first.axis)
@@ -383,11 +281,16 @@ class _ModulePrinter(StepPrinter):
         """Print the wait for an empty slot and the copy into it."""
         words, box = self.words, self.names.descriptors[ring.load.array]
         full = f"{words.full[ring.name]}.index({slot})"
-        buffer = f"{words.buffers[ring.name]}.index({slot})"
+        buffer = f"{words.buffers[ring.name]}.index({self.box_number(ring, slot)})"
         corner = ", ".join(self._corner(ring, axis) for axis in ring.load.indices)
+        boxes = "CONSUMERS * " if ring.by_rows and not ring.resident else ""
         self._line(f"mbarrier.wait({words.empty[ring.name]}.index({slot}), {phase} ^ 1)")
-        self._line(f"mbarrier.expect({full}, {box}.block_type.nbytes)")
+        self._line(f"mbarrier.expect({full}, {boxes}{box}.block_type.nbytes)")
+        if boxes:
+            self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
+        self.depth += bool(boxes)
         self._line(f"tma.async_copy_global_to_shared({box}, [{corner}], {full}, {buffer})")
+        self.depth -= bool(boxes)
 
     def _corner(self, ring: Ring, axis: str) -> str:
         """Return where a slot's tile starts along an axis."""
@@ -398,16 +301,17 @@ class _ModulePrinter(StepPrinter):
 
     def _consume(self) -> None:
         words, kernel = self.words, self.kernel
-        self._line(f"if {words.consumer} == CONSUMERS - 1:")
-        self._line(f"    _pass_turn({words.consumer}, CONSUMERS)  # the first one's turn")
+        if any(isinstance(step, TakeTurn) for each in kernel.chunks for step in each.steps):
+            self._line(f"if {words.consumer} == CONSUMERS - 1:")
+            self._line(f"    _pass_turn({words.consumer}, CONSUMERS)  # the first one's turn")
         self._groups()
         start = self.names.starts[kernel.rows]
         self._line(f"{start} = {start} + {words.consumer} * ROWS")
         self._lanes()
         for ring in kernel.rings:
             if ring.resident:
-                slot = words.consumer if ring.by_rows else "0"
-                self.view(ring.load.tile.name, ring, slot)
+                self.print_ring_place(ring)
+                self.view(ring.load.tile.name, ring, self.resident_slot(ring)[0])
         self.print_steps(kernel.prelude)
         for each in kernel.chunks:
             self._chunks(each)
@@ -449,9 +353,3 @@ class _ModulePrinter(StepPrinter):
 
 def _before(begin: str) -> str:
     return "-1" if begin == "0" else f"{begin} - 1"
-
-
-def _slot_count(ring: Ring) -> str:
-    if not ring.resident:
-        return "STAGES"
-    return "CONSUMERS" if ring.by_rows else "1"

@@ -17,7 +17,10 @@ def wrapped(line: str) -> list[str]:
     """Break a long line inside its widest pair of brackets, at commas between their arguments."""
     if len(line) <= _LINE or "#" in line:
         return [line]
-    opened, closed = max(_brackets(line), key=lambda pair: pair[1] - pair[0])
+    pairs = _brackets(line)
+    if not pairs:
+        return [line]
+    opened, closed = max(pairs, key=lambda pair: pair[1] - pair[0])
     indent = line[: len(line) - len(line.lstrip())] + "    "
     depth, start = 0, opened + 1
     arguments: list[str] = []
@@ -44,7 +47,7 @@ def _brackets(line: str) -> list[tuple[int, int]]:
     for place, letter in enumerate(line):
         if letter == "(":
             opened.append(place)
-        elif letter == ")":
+        elif letter == ")" and opened:
             pairs.append((opened.pop(), place))
     return pairs
 

@@ -26,7 +26,8 @@ class GluonNames:
 
     `step` counts chunks and `turn` groups, over all that a block walks; `slot` and `phase` are a ring's
     place for this chunk, `last_slot` and `last_phase` for the one before; `rows` is the layout of row values
-    that bound the stream.
+    that bound the stream. `counts` and `places` are the number of slots of a resident ring, and its slot and
+    phase for this group.
     """
 
     kernel: str
@@ -50,6 +51,8 @@ class GluonNames:
     buffers: Mapping[str, str]
     full: Mapping[str, str]
     empty: Mapping[str, str]
+    counts: Mapping[str, str]
+    places: Mapping[str, tuple[str, str]]
     stages: Mapping[str, str]
     layouts: Mapping[tuple[str, ...], str]
     row_layout: str
@@ -71,6 +74,11 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
         buffers={ring: names.fresh(ring) for ring in rings},
         full={ring: names.fresh(f"{stems[ring]}_full") for ring in rings},
         empty={ring: names.fresh(f"{stems[ring]}_empty") for ring in rings},
+        counts={ring: names.fresh(f"{stems[ring].upper()}_SLOTS") for ring in rings},
+        places={
+            ring: (names.fresh(f"{stems[ring]}_slot"), names.fresh(f"{stems[ring]}_phase"))
+            for ring in rings
+        },
         stages={
             each.store.array: names.fresh(f"{each.store.array.lower()}_stage")
             for each in kernel.staged

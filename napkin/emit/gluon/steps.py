@@ -84,11 +84,13 @@ class StepPrinter(BodyPrinter):
         words = self.words
         slots = [each.slot for each in steps if isinstance(each, (Await, Release))]
         ages = {slot.age for slot in slots if not self.rings[slot.ring].resident}
+        awaited = {each.slot.age for each in steps if isinstance(each, Await)}
         if 0 in ages:
             self._line(f"{words.slot} = {words.step} % STAGES")
             self._line(f"{words.phase} = {words.step} // STAGES & 1")
         if 1 in ages:
             self._line(f"{words.last_slot} = ({words.step} - 1) % STAGES")
+        if 1 in ages & awaited:
             self._line(f"{words.last_phase} = ({words.step} - 1) // STAGES & 1")
 
     # --- barriers ---------------------------------------------------------------------------------
@@ -116,10 +118,30 @@ class StepPrinter(BodyPrinter):
         """Return a slot's index and the phase of its full barrier."""
         words, ring = self.words, self.rings[slot.ring]
         if ring.resident:
-            return (words.consumer if ring.by_rows else "0"), f"{words.turn} & 1"
+            return self.resident_slot(ring)
         if slot.age:
             return words.last_slot, words.last_phase
         return words.slot, words.phase
+
+    def resident_slot(self, ring: Ring) -> tuple[str, str]:
+        """Return the slot and the phase of a ring that is filled once a group."""
+        if ring.slots > self._filled(ring):
+            return self.words.places[ring.name]
+        return (self.words.consumer if ring.by_rows else "0"), f"({self.words.turn} & 1)"
+
+    def print_ring_place(self, ring: Ring) -> None:
+        """Print the slot and the phase of a resident ring that holds more than one group's tiles."""
+        if ring.slots <= self._filled(ring):
+            return
+        words, count = self.words, self.words.counts[ring.name]
+        slot, phase = words.places[ring.name]
+        number = f"({words.turn} * CONSUMERS + {words.consumer})" if ring.by_rows else words.turn
+        self._line(f"{slot} = {number} % {count}")
+        self._line(f"{phase} = {number} // {count} & 1")
+
+    def _filled(self, ring: Ring) -> int:
+        """Return the slots of a resident ring that a group fills."""
+        return self.kernel.consumers if ring.by_rows else 1
 
     # --- shapes and layouts -------------------------------------------------------------------------
 
@@ -182,11 +204,17 @@ class StepPrinter(BodyPrinter):
         self.bound.add(name)
         self.view(name, self.rings[slot.ring], self._slot(slot)[0])
 
+    def box_number(self, ring: Ring, slot: str) -> str:
+        """Return a box's number in a ring: a streamed slot by rows holds one a consumer."""
+        if ring.resident or not ring.by_rows:
+            return slot
+        return f"{slot} * CONSUMERS + {self.words.consumer}"
+
     def view(self, name: str, ring: Ring, slot: str) -> None:
         """Name a slot as a matrix."""
         dims = ring.load.tile.dims
         shape = tuple(self._extent_of(dim, by_rows=ring.by_rows) for dim in dims)
-        text = f"{self.words.buffers[ring.name]}.index({slot})"
+        text = f"{self.words.buffers[ring.name]}.index({self.box_number(ring, slot)})"
         if shape != self.box(self.program.array(ring.load.array), by_rows=ring.by_rows):
             text += f".reshape([{', '.join(shape)}])"
         self._line(f"{name} = {text}")
@@ -269,7 +297,12 @@ class StepPrinter(BodyPrinter):
         words, array = self.words, self.program.array(each.array)
         box = self.box(array, by_rows=True)
         name = words.stages[each.array] if staged.ring is None else words.buffers[staged.ring]
-        slot = f"{name}.index({words.consumer})"
+        number = (
+            words.consumer
+            if staged.ring is None
+            else self.resident_slot(self.rings[staged.ring])[0]
+        )
+        slot = f"{name}.index({number})"
         matrix = tuple(self._extent_of(dim) for dim in each.source_dims)
         if staged.ring is not None:
             other = self.box(self.program.array(self.rings[staged.ring].load.array), by_rows=True)

@@ -60,7 +60,7 @@ def kernel_names(plan: Plan) -> tuple[str, ...]:
 def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     """Return the module of a plan's kernels; `notes` are lines for its header (cost, prediction)."""
     diagram = plan.diagram
-    launches = _launches(plan)
+    launches = launches_of(plan)
     printer = EntryPrinter(signature_of(plan), launches)
     described = any(uses_descriptors(each.program) for each in launches)
     called = {name for each in launches for name in each.text.helpers}
@@ -69,9 +69,13 @@ def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     view = ModuleView(
         _header(plan, notes),
         _imports(described, any("os.environ" in each for each in fragments)),
-        _constants(plan, launches),
+        tuple(
+            line
+            for kernel, launch in zip(plan.kernels, launches, strict=True)
+            for line in constants_of(kernel, launch)
+        ),
         fragments,
-        tuple(_kernel_view(each) for each in launches),
+        tuple(kernel_view(each) for each in launches),
         entry_name(diagram),
         printer.signature(),
         printer.returns(),
@@ -81,7 +85,7 @@ def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     return render("triton/kernel.py.jinja", view=view)
 
 
-def _launches(plan: Plan) -> tuple[Launch, ...]:
+def launches_of(plan: Plan) -> tuple[Launch, ...]:
     """Return the kernels with their names in the module; the constants of several are numbered."""
     kernels = kernel_names(plan)
     texts = [print_kernel(each.program, approximate=_approximates(each)) for each in plan.kernels]
@@ -118,7 +122,8 @@ def signature_of(plan: Plan) -> Signature:
     )
 
 
-def _kernel_view(launch: Launch) -> KernelView:
+def kernel_view(launch: Launch) -> KernelView:
+    """Return a kernel as a template prints it."""
     text: KernelText = launch.text
     return KernelView(launch.kernel, tuple(text.parameters), tuple(squeeze(text.body)))
 
@@ -131,13 +136,14 @@ def _header(plan: Plan, notes: tuple[str, ...]) -> str:
         *print_diagram(diagram).rstrip().splitlines(),
         "",
         *notes,
-        *(_tiles(each, plan) for each in plan.kernels),
+        *(tiles_line(each, plan) for each in plan.kernels),
         '"""',
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _tiles(kernel: KernelPlan, plan: Plan) -> str:
+def tiles_line(kernel: KernelPlan, plan: Plan) -> str:
+    """Return in a line the tiles, warps and stages of one of a plan's kernels."""
     tiles = ", ".join(
         f"{each.axis} {each.role.value} by {each.tile}" for each in kernel.program.axes
     )
@@ -153,12 +159,10 @@ def _imports(described: bool, reads_environment: bool) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _constants(plan: Plan, launches: tuple[Launch, ...]) -> tuple[str, ...]:
-    lines: list[str] = []
-    for kernel, launch in zip(plan.kernels, launches, strict=True):
-        values = {**launch.text.blocks, "WARPS": kernel.warps, "STAGES": kernel.stages}
-        lines += [f"{launch.constants[name]} = {value}" for name, value in values.items()]
-    return tuple(lines)
+def constants_of(kernel: KernelPlan, launch: Launch) -> tuple[str, ...]:
+    """Return the lines that define a kernel's constants."""
+    values = {**launch.text.blocks, "WARPS": kernel.warps, "STAGES": kernel.stages}
+    return tuple(f"{launch.constants[name]} = {value}" for name, value in values.items())
 
 
 def squeeze(lines: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 
 CONSUMERS = gl.constexpr(2)
 ROWS = gl.constexpr(64)
@@ -41,6 +41,7 @@ BLOCK_D = gl.constexpr(128)
 LAYOUT_Q_X = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 16]))
 LAYOUT_Q_V = gl.constexpr(gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 16]))
 LAYOUT_Q = gl.constexpr(gl.SliceLayout(1, LAYOUT_Q_X))
+Q_SLOTS = gl.constexpr(4)
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -161,11 +162,13 @@ def attention_produce(
             _group(turn), size_h, size_q, size_x
         )
         for consumer in gl.static_range(CONSUMERS):
-            mbarrier.wait(q_empty.index(consumer), (turn & 1) ^ 1)
-            mbarrier.expect(q_full.index(consumer), Q_desc.block_type.nbytes)
+            q_slot = (turn * CONSUMERS + consumer) % Q_SLOTS
+            q_phase = (turn * CONSUMERS + consumer) // Q_SLOTS & 1
+            mbarrier.wait(q_empty.index(q_slot), q_phase ^ 1)
+            mbarrier.expect(q_full.index(q_slot), Q_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(
-                Q_desc, [b_start, h_start, q_start + consumer * ROWS, 0], q_full.index(consumer),
-                q_buffer.index(consumer)
+                Q_desc, [b_start, h_start, q_start + consumer * ROWS, 0], q_full.index(q_slot),
+                q_buffer.index(q_slot)
             )
         for x_start in range(x_first, -1, -BLOCK_X):
             slot = step % STAGES
@@ -211,11 +214,13 @@ def attention_consume(
         )
         q_start = q_start + consumer * ROWS
         lane_x = gl.arange(0, BLOCK_X, gl.SliceLayout(0, LAYOUT_Q_X))
-        q = q_buffer.index(consumer).reshape([ROWS, BLOCK_D])
+        q_slot = (turn * CONSUMERS + consumer) % Q_SLOTS
+        q_phase = (turn * CONSUMERS + consumer) // Q_SLOTS & 1
+        q = q_buffer.index(q_slot).reshape([ROWS, BLOCK_D])
         m = gl.full([ROWS], -3.4028234663852886e+38, gl.float32, LAYOUT_Q)
         l = _lane_sum(gl.zeros([ROWS, BLOCK_X], gl.float32, LAYOUT_Q_X))
         o = gl.full([ROWS, BLOCK_V], 0.0, gl.float32, LAYOUT_Q_V)
-        mbarrier.wait(q_full.index(consumer), turn & 1)
+        mbarrier.wait(q_full.index(q_slot), q_phase)
 
         # stream x: the last chunk, with nothing to add yet
         x_start = x_first
@@ -316,7 +321,7 @@ def attention_consume(
         # what the chunk at x_start is still to add
         last_slot = (step - 1) % STAGES
         last_phase = (step - 1) // STAGES & 1
-        mbarrier.arrive(q_empty.index(consumer), count=1)
+        mbarrier.arrive(q_empty.index(q_slot), count=1)
         mbarrier.wait(v_full.index(last_slot), last_phase)
         v_last = v_buffer.index(last_slot).reshape([BLOCK_X, BLOCK_V])
         o = warpgroup_mma(p_last, v_last, o, is_async=True)
@@ -343,14 +348,14 @@ def attention_kernel(
     size_x,
 ):
     groups = gl.cdiv(size_q, BLOCK_Q) * size_h * size_b
-    q_buffer = gl.allocate_shared_memory(Q_desc.dtype, [CONSUMERS, 1, 1, ROWS, BLOCK_D], Q_desc.layout)
+    q_buffer = gl.allocate_shared_memory(Q_desc.dtype, [Q_SLOTS, 1, 1, ROWS, BLOCK_D], Q_desc.layout)
     k_buffer = gl.allocate_shared_memory(K_desc.dtype, [STAGES, 1, 1, BLOCK_X, BLOCK_D], K_desc.layout)
     v_buffer = gl.allocate_shared_memory(V_desc.dtype, [STAGES, 1, 1, BLOCK_X, BLOCK_V], V_desc.layout)
     o_stage = gl.allocate_shared_memory(O_desc.dtype, [CONSUMERS, 1, 1, ROWS, BLOCK_V], O_desc.layout)
 
-    q_full = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
-    for slot in gl.static_range(CONSUMERS):
+    q_full = gl.allocate_shared_memory(gl.int64, [Q_SLOTS, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [Q_SLOTS, 1], mbarrier.MBarrierLayout())
+    for slot in gl.static_range(Q_SLOTS):
         mbarrier.init(q_full.index(slot), count=1)
         mbarrier.init(q_empty.index(slot), count=1)
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -424,10 +429,10 @@ def attention(Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor) -> torch.Tensor
     grid = (min(triton.cdiv(q, BLOCK_Q.value) * h * b, torch.cuda.get_device_properties(Q.device).multi_processor_count),)
     with torch.cuda.device_of(Q):
         attention_kernel[grid](
-            TensorDescriptor(Q, [b, h, q, d], [Q.stride(0), Q.stride(1), Q.stride(2), Q.stride(3)], [1, 1, ROWS.value, BLOCK_D.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
-            TensorDescriptor(K, [b, h, x, d], [K.stride(0), K.stride(1), K.stride(2), K.stride(3)], [1, 1, BLOCK_X.value, BLOCK_D.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
-            TensorDescriptor(V, [b, h, x, v], [V.stride(0), V.stride(1), V.stride(2), V.stride(3)], [1, 1, BLOCK_X.value, BLOCK_V.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
-            TensorDescriptor(O, [b, h, q, v], [O.stride(0), O.stride(1), O.stride(2), O.stride(3)], [1, 1, ROWS.value, BLOCK_V.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
+            GluonDescriptor(Q, [b, h, q, d], [Q.stride(0), Q.stride(1), Q.stride(2), Q.stride(3)], [1, 1, ROWS.value, BLOCK_D.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
+            GluonDescriptor(K, [b, h, x, d], [K.stride(0), K.stride(1), K.stride(2), K.stride(3)], [1, 1, BLOCK_X.value, BLOCK_D.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
+            GluonDescriptor(V, [b, h, x, v], [V.stride(0), V.stride(1), V.stride(2), V.stride(3)], [1, 1, BLOCK_X.value, BLOCK_V.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
+            GluonDescriptor(O, [b, h, q, v], [O.stride(0), O.stride(1), O.stride(2), O.stride(3)], [1, 1, ROWS.value, BLOCK_V.value], gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)),
             b,
             h,
             q,

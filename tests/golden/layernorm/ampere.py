@@ -15,7 +15,7 @@ diagram layernorm(X[t d], g[d], c[d]) -> Y[t d]
 
 sizes t=8192 d=4096
 
-plan: t group by 1, d stream by 1024; 4 warps, 1 stages
+plan: t group by 1, d stream by 4096; 4 warps, 1 stages
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK_D = 1024
+BLOCK_D = 4096
 WARPS = 4
 STAGES = 1
 
@@ -66,7 +66,7 @@ def layernorm_kernel(
     t_start = pid
     lane_d = tl.arange(0, BLOCK_D)
 
-    d_full_end = (_floordiv(size_d, 1024)) * 1024
+    d_full_end = (_floordiv(size_d, 4096)) * 4096
     t18 = _reciprocal(_float(size_d))
     l = tl.full((), 0.0, tl.float32)
     count = tl.full((), 0.0, tl.float32)

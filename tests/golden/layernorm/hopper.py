@@ -15,7 +15,7 @@ diagram layernorm(X[t d], g[d], c[d]) -> Y[t d]
 
 sizes t=8192 d=4096
 
-plan: t group by 2, d stream by 1024; 4 warps, 1 stages
+plan: t group by 1, d stream by 4096; 4 warps, 1 stages
 """
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK_T = 2
-BLOCK_D = 1024
+BLOCK_D = 4096
 WARPS = 4
 STAGES = 1
 
@@ -60,32 +59,29 @@ def layernorm_kernel(
     c_stride_d,
     Y_stride_t,
     Y_stride_d,
-    size_t,
     size_d,
-    BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    t_start = pid * BLOCK_T
-    lane_t = tl.arange(0, BLOCK_T)
+    t_start = pid
     lane_d = tl.arange(0, BLOCK_D)
 
-    d_full_end = (_floordiv(size_d, 1024)) * 1024
+    d_full_end = (_floordiv(size_d, 4096)) * 4096
     t18 = _reciprocal(_float(size_d))
-    l = tl.zeros([BLOCK_T], tl.float32)
+    l = tl.full((), 0.0, tl.float32)
     count = tl.full((), 0.0, tl.float32)
-    l2 = tl.zeros([BLOCK_T], tl.float32)
-    l3 = tl.zeros([BLOCK_T], tl.float32)
+    l2 = tl.full((), 0.0, tl.float32)
+    l3 = tl.full((), 0.0, tl.float32)
 
     # stream d: chunks that need no mask
     for d_start in tl.range(0, d_full_end, BLOCK_D, num_stages=1):
         X_tile = (
             X_ptr
             + tl.cast(t_start, tl.int64) * X_stride_t + tl.cast(d_start, tl.int64) * X_stride_d
-            + lane_t[:, None] * X_stride_t + lane_d[None, :] * X_stride_d
+            + lane_d * X_stride_d
         )
-        x = tl.load(X_tile, mask=((t_start + lane_t)[:, None] < size_t), other=0)
-        chunk = tl.sum(x.to(tl.float32), axis=1)
+        x = tl.load(X_tile)
+        chunk = tl.sum(x.to(tl.float32), axis=0)
         l_new = l + chunk
         offs_d = d_start + lane_d
         t3 = tl.where(offs_d >= 0, 1.0, 0.0)
@@ -95,15 +91,15 @@ def layernorm_kernel(
         t6 = _reciprocal(_float(count_new))
         t7 = l_new * t6
         rescale = (l * t4) - t7
-        t8 = x.to(tl.float32) - t7[:, None]
-        chunk3 = tl.sum(t8, axis=1)
+        t8 = x.to(tl.float32) - t7
+        chunk3 = tl.sum(t8, axis=0)
         l2_new = ((count * rescale) + l2) + chunk3
         l3_moved = count * (rescale * rescale)
         l3_moved = tl.where(count == 0.0, 0.0, l3_moved)
         t12 = l_new * (t6 * 2)
         l3_moved2 = l2 * ((l * (t4 * 2)) - t12)
         t13 = t8 * t8
-        chunk4 = tl.sum(t13, axis=1)
+        chunk4 = tl.sum(t13, axis=0)
         l3 = ((l3_moved + l3_moved2) + l3) + chunk4
         l = l_new
         count = count_new
@@ -114,10 +110,10 @@ def layernorm_kernel(
         X_tile = (
             X_ptr
             + tl.cast(t_start, tl.int64) * X_stride_t + tl.cast(d_start, tl.int64) * X_stride_d
-            + lane_t[:, None] * X_stride_t + lane_d[None, :] * X_stride_d
+            + lane_d * X_stride_d
         )
-        x = tl.load(X_tile, mask=((t_start + lane_t)[:, None] < size_t) & ((d_start + lane_d)[None, :] < size_d), other=0)
-        chunk = tl.sum(x.to(tl.float32), axis=1)
+        x = tl.load(X_tile, mask=((d_start + lane_d) < size_d), other=0)
+        chunk = tl.sum(x.to(tl.float32), axis=0)
         l_new = l + chunk
         offs_d = d_start + lane_d
         t2 = offs_d < size_d
@@ -128,16 +124,16 @@ def layernorm_kernel(
         t8 = _reciprocal(_float(count_new))
         t9 = l_new * t8
         rescale = (l * t6) - t9
-        t10 = x.to(tl.float32) - t9[:, None]
-        t11 = tl.where(t2[None, :], t10, 0.0)
-        chunk3 = tl.sum(t11, axis=1)
+        t10 = x.to(tl.float32) - t9
+        t11 = tl.where(t2, t10, 0.0)
+        chunk3 = tl.sum(t11, axis=0)
         l2_new = ((count * rescale) + l2) + chunk3
         l3_moved = count * (rescale * rescale)
         l3_moved = tl.where(count == 0.0, 0.0, l3_moved)
         t15 = l_new * (t8 * 2)
         l3_moved2 = l2 * ((l * (t6 * 2)) - t15)
-        t17 = tl.where(t2[None, :], t10 * t10, 0.0)
-        chunk4 = tl.sum(t17, axis=1)
+        t17 = tl.where(t2, t10 * t10, 0.0)
+        chunk4 = tl.sum(t17, axis=0)
         l3 = ((l3_moved + l3_moved2) + l3) + chunk4
         l = l_new
         count = count_new
@@ -151,20 +147,20 @@ def layernorm_kernel(
         X_tile = (
             X_ptr
             + tl.cast(t_start, tl.int64) * X_stride_t + tl.cast(d_start, tl.int64) * X_stride_d
-            + lane_t[:, None] * X_stride_t + lane_d[None, :] * X_stride_d
+            + lane_d * X_stride_d
         )
-        x = tl.load(X_tile, mask=((t_start + lane_t)[:, None] < size_t) & ((d_start + lane_d)[None, :] < size_d), other=0)
+        x = tl.load(X_tile, mask=((d_start + lane_d) < size_d), other=0)
         g_tile = g_ptr + tl.cast(d_start, tl.int64) * g_stride_d + lane_d * g_stride_d
         g2 = tl.load(g_tile, mask=((d_start + lane_d) < size_d), other=0)
         c_tile = c_ptr + tl.cast(d_start, tl.int64) * c_stride_d + lane_d * c_stride_d
         c2 = tl.load(c_tile, mask=((d_start + lane_d) < size_d), other=0)
-        y = ((x.to(tl.float32) - t2[:, None]) * (g2[None, :] * t6[:, None])) + c2[None, :]
+        y = ((x.to(tl.float32) - t2) * (g2 * t6)) + c2
         Y_tile = (
             Y_ptr
             + tl.cast(t_start, tl.int64) * Y_stride_t + tl.cast(d_start, tl.int64) * Y_stride_d
-            + lane_t[:, None] * Y_stride_t + lane_d[None, :] * Y_stride_d
+            + lane_d * Y_stride_d
         )
-        tl.store(Y_tile, y, mask=((t_start + lane_t)[:, None] < size_t) & ((d_start + lane_d)[None, :] < size_d))
+        tl.store(Y_tile, y, mask=((d_start + lane_d) < size_d))
 
 
 def layernorm(X: torch.Tensor, g: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -184,7 +180,7 @@ def layernorm(X: torch.Tensor, g: torch.Tensor, c: torch.Tensor) -> torch.Tensor
     if c.dtype != torch.float32:
         raise TypeError(f"c should be torch.float32, it is {c.dtype}")
     Y = torch.empty((t, d), device=X.device, dtype=torch.bfloat16)
-    grid = (triton.cdiv(t, BLOCK_T),)
+    grid = (t,)
     with torch.cuda.device_of(X):
         layernorm_kernel[grid](
             X,
@@ -197,9 +193,7 @@ def layernorm(X: torch.Tensor, g: torch.Tensor, c: torch.Tensor) -> torch.Tensor
             c.stride(0),
             Y.stride(0),
             Y.stride(1),
-            t,
             d,
-            BLOCK_T=BLOCK_T,
             BLOCK_D=BLOCK_D,
             num_warps=WARPS,
             num_stages=STAGES,

@@ -1,0 +1,116 @@
+"""The predictor: laws that any prediction keeps, whatever its constants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napkin.api import load, parse
+from napkin.machine import load_machine
+from napkin.schedule.kernel import KernelPlan, rank_kernels
+from napkin.schedule.occupancy import blocks_per_unit
+from napkin.schedule.plain_loops import read_again, start_seconds
+from napkin.schedule.predict import _norm, average_steps, predict
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+H200 = load_machine("h200")
+
+
+def ranked(name: str, sizes: dict[str, int] | None = None) -> tuple[KernelPlan, ...]:
+    diagram = load(EXAMPLES / f"{name}.napkin")
+    lengths = dict(diagram.core.sizes) | (sizes or {})
+    return rank_kernels(diagram.derive(), H200, lengths, "bf16").kernels
+
+
+def again(kernel: KernelPlan, sizes: dict[str, int], stages: int | None = None) -> float:
+    """Return the seconds of a kernel's plain loop at other lengths or with rings of another depth."""
+    program = kernel.program
+    if stages is not None:
+        rings = tuple(replace(each, stages=stages) for each in program.buffers)
+        program = replace(program, buffers=rings)
+    lengths = dict(kernel.sizes) | sizes
+    steps = average_steps(program, lengths)
+    return predict(program, H200, lengths, kernel.warps, steps).seconds
+
+
+@pytest.mark.parametrize("name", ["attention", "causal", "rmsnorm_linear", "softmax", "mla"])
+def test_parts_add_up_and_none_is_negative(name: str) -> None:
+    for kernel in ranked(name)[:20]:
+        said = kernel.prediction
+        assert sum(seconds for _, seconds in said.parts) == pytest.approx(said.seconds)
+        assert all(seconds >= 0 for _, seconds in said.parts)
+        assert said.seconds > H200.latency("launch")
+
+
+@pytest.mark.parametrize("name", ["attention", "causal", "relative_bias"])
+def test_longer_streams_and_more_groups_take_longer(name: str) -> None:
+    for kernel in ranked(name)[:8]:
+        seconds = [again(kernel, {"q": n, "x": n}) for n in (512, 1024, 2048, 4096)]
+        assert seconds == sorted(seconds)
+        assert again(kernel, {"b": 8}) > 1.8 * again(kernel, {"b": 4})
+
+
+def test_a_few_blocks_take_no_less_time_than_one_wave() -> None:
+    kernel = ranked("attention")[0]
+    one, two = (again(kernel, {"b": 1, "h": heads}) for heads in (1, 4))
+    assert two == pytest.approx(one, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["rmsnorm_linear", "matmul", "attention"])
+def test_a_deeper_ring_is_never_slower_where_blocks_are_as_many(name: str) -> None:
+    for kernel in ranked(name)[:8]:
+        if kernel.prediction.shared_bytes > H200.limits.shared_per_block // 2:
+            assert again(kernel, {}, 3) <= again(kernel, {}, 2) or again(kernel, {}, 3) == inf
+
+
+def test_an_operand_computed_past_shared_memory_needs_room_to_change_hands() -> None:
+    text = """
+diagram weighted(V[b x v], M[b h q x]: fp32) -> O[b h q v]
+    O[b h q v] = sum[x](softmax[x](M) * V)
+
+sizes b=16 h=32 q=4 x=4096 v=256
+"""
+    diagram = parse(text)
+    lengths = dict(diagram.core.sizes)
+    for kernel in rank_kernels(diagram.derive(), H200, lengths, "bf16").kernels:
+        tiles = {each.axis: each.tile for each in kernel.program.axes}
+        rings = sum(each.tile_bytes * each.stages for each in kernel.program.buffers)
+        rows = tiles["h"] * tiles["q"]
+        if rows >= 64:
+            assert kernel.prediction.shared_bytes >= rings + rows * tiles["x"] * 2
+
+
+def test_blocks_share_all_of_a_unit_s_memory() -> None:
+    # 2 x (115,256 + 1,024) bytes fit the 228 KB of a unit, but not the 227 that one block may have.
+    assert blocks_per_unit(H200, 4, 115_256, 128) == 2
+    assert blocks_per_unit(H200, 4, 0, 255) == 2
+    assert blocks_per_unit(H200, 8, 0, 16) == 8
+
+
+def test_even_blocks_load_their_rows_at_once() -> None:
+    program = ranked("attention")[0].program
+    even, uneven = (start_seconds(program, H200, 2, is_even=is_even) for is_even in (True, False))
+    assert even > uneven
+
+
+def test_a_second_pass_finds_rows_on_the_unit_if_they_fit() -> None:
+    kernels = {{e.axis: e.tile for e in k.program.axes}["b"]: k for k in ranked("softmax")}
+    sizes = {"b": 8192, "x": 4096}
+    steps = {rows: average_steps(kernels[rows].program, sizes) for rows in (2, 8)}
+    found = {
+        rows: read_again(kernels[rows].program, H200, sizes, steps[rows], 4) for rows in (2, 8)
+    }
+    assert found[2] == 2 * 4096 * 2
+    assert found[8] == 0.0
+
+
+@given(st.floats(1, 1e6), st.floats(1, 1e6), st.integers(1, 4))
+def test_pipelines_overlap_between_not_at_all_and_wholly(one: float, other: float, n: int) -> None:
+    both = _norm(one, other, n)
+    assert max(one, other) * (1 - 1e-9) <= both <= (one + other) * (1 + 1e-9)
+    assert _norm(one, other, n + 1) <= both * (1 + 1e-9)

@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 
 from napkin.algebra.derive import derive
+from napkin.api import load
 from napkin.diagram import Diagram
 from napkin.emit.module import emit_module
 from napkin.emit.pseudo import pseudo_of_plan
@@ -22,7 +23,7 @@ from napkin.schedule.plan import Plan, make_plan
 from napkin.schedule.predict import predict_specialised
 from napkin.schedule.program import Program
 from napkin.schedule.show import form_line, show_plan
-from napkin.schedule.specialise import specialise
+from napkin.schedule.specialise import may_spill, specialise
 from tests.conftest import Golden
 from tests.programs import ROOT, arguments_of, diagram_of, example, run, sizes_of
 from tests.test_specialise import FORMED
@@ -53,7 +54,9 @@ def test_what_has_the_form_takes_it_where_it_is_predicted_to_be_faster(name: str
     assert kernel.form == (found if faster else None)
     if faster:
         assert kernel.why == FASTER
-        assert found.warps == specialise(kernel)
+        first = specialise(kernel)
+        assert not isinstance(first, str)
+        assert found.warps == first or (may_spill(first) and not may_spill(found.warps))
         assert kernel.expected == found.prediction
         assert kernel.printed == found.warps.program
     else:
@@ -213,3 +216,16 @@ def test_the_lengths_that_a_form_fixes_are_those_of_its_own_program() -> None:
     free = tuple(replace(each, size=None) for each in kernel.program.axes)
     loose = replace(kernel, program=replace(kernel.program, axes=free))
     assert misfits(replace(plan, kernels=(loose,)), sizes | {"d": 64}) == ["d"]
+
+
+@pytest.mark.parametrize(("head", "chunk"), [(64, 64), (128, 64)])
+def test_a_shape_that_may_spill_stands_back_for_one_as_fast(head: int, chunk: int) -> None:
+    # Four contractions a step: at head 64, 128 queries a chunk spill 2 KB and 64 are as fast; at head 128 the
+    # shape that never spills has 32, which is 17 % slower by the prediction.
+    sizes = {"b": 4, "h": 2048 // head, "q": 4096, "x": 4096, "d": head, "v": head}
+    backward = load(ROOT / "examples" / "attention.napkin").gradient().backward
+    plan = backward.plan("hopper", sizes=sizes)
+    forms = [kernel.form for kernel in plan.kernels if kernel.form is not None]
+    (form,) = (each for each in forms if len(each.warps.program.outputs) == 2)
+    assert form.warps.program.axis("q").tile == chunk
+    assert may_spill(form.warps) == (head == 128)

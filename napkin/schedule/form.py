@@ -2,7 +2,8 @@
 
 In: the kernels that a plan runs. Out: the same, each with its form and the reason for it. The
 warp-specialised form is taken where a kernel has one, its time is predicted below the plain loop's, and
-nothing asks for the plain loop.
+nothing asks for the plain loop. Of its shapes it has the first that fits; a smaller one if the first may
+spill and that one, which does not, is as fast by the prediction.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from dataclasses import replace
 
 from napkin.schedule.kernel import Form, KernelPlan
 from napkin.schedule.predict import predict_specialised
-from napkin.schedule.specialise import specialise
+from napkin.schedule.specialise import may_spill, specialise_in_shapes
+from napkin.schedule.warps import Specialised
 
 FASTER = "it is predicted to be faster than the plain loop"
 BY_HAND = "its `on` block fixes the plain loop's tiles"
+_AS_FAST = 1.02  # nearer than predictions are to the truth (docs/model.md)
 ASKED = "asked for in place of the warp-specialised form"
 
 
@@ -43,9 +46,19 @@ def _with_form(kernel: KernelPlan, *, by_hand: bool) -> KernelPlan:
 
 def find_form(kernel: KernelPlan) -> Form | str:
     """Return the warp-specialised form of a kernel with its prediction, or in words why it has none."""
-    warps = specialise(kernel)
-    if isinstance(warps, str):
-        return warps
+    shapes = specialise_in_shapes(kernel)
+    if isinstance(shapes, str):
+        return shapes
+    first, *others = (_predicted(kernel, each) for each in shapes)
+    if may_spill(first.warps):
+        for each in others:
+            near = each.prediction.seconds <= _AS_FAST * first.prediction.seconds
+            if near and not may_spill(each.warps):
+                return each
+    return first
+
+
+def _predicted(kernel: KernelPlan, warps: Specialised) -> Form:
     needs = (warps.consumers, warps.shared_bytes)
     shares_slot = any(each.ring is not None for each in warps.staged)
     sizes = dict(kernel.sizes)

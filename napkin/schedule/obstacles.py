@@ -6,9 +6,11 @@ registers of a consumer's thread that tiles take.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from napkin.operators import POINTWISE, Kind
 from napkin.schedule.count import extent, tile_bytes
-from napkin.schedule.liveness import reads, writes
+from napkin.schedule.liveness import entry_of, live_after, reads, writes
 from napkin.schedule.program import (
     Assign,
     Compute,
@@ -133,31 +135,51 @@ def place_of(program: Program) -> tuple[Operation, ...]:
     return tuple(taken[::-1])
 
 
-def tile_registers(program: Program, consumers: int) -> int:
-    """Return the registers of a thread that tiles take: states, what is carried over, a chunk's scores."""
+def tile_registers(program: Program, consumers: int, *, together: bool = False) -> int:
+    """Return the registers of a thread that tiles take: states, what is carried over, a chunk's scores.
+
+    Where a step has several contractions, the compiler may make the scores of one after the other in parts.
+    `together` counts all that are alive at once: what fits so does not spill.
+    """
     fills = [op.tile for op in program.operations if isinstance(op, Fill)]
     held = sum(tile_bytes(t, program) for t in fills if len(t.dims) == 2 and t.level == "register")
     states = {tile.name for tile in fills}
     widest = max(
-        _chunk_bytes(program, op, states) for op in program.operations if isinstance(op, Loop)
+        _chunk_bytes(program, op, states, together=together)
+        for op in program.operations
+        if isinstance(op, Loop)
     )
     return (held + widest) // (4 * 128 * consumers)
 
 
-def _chunk_bytes(program: Program, loop: Loop, states: set[str]) -> int:
+def _chunk_bytes(program: Program, loop: Loop, states: set[str], *, together: bool) -> int:
     """Return the bytes in registers at a chunk's widest moment; a mask takes a byte an element.
 
     What is slow to compute and needs no contraction is computed while one runs, and kept.
     """
-    scores = [op.tile for op in loop.body if isinstance(op, Dot) and op.tile.name not in states]
+    dots = [op for op in loop.body if isinstance(op, Dot) and op.tile.name not in states]
+    one = max((tile_bytes(dot.tile, program) for dot in dots), default=0)
     loads = [op.tile for op in loop.body if isinstance(op, Load) and op.tile.level == "register"]
     masks = [tile for tile in tiles_of(loop.body) if tile.kind is Kind.BOOL]
     return (
-        max((tile_bytes(tile, program) for tile in scores), default=0)
+        (_widest_moment(program, loop, dots) if together else one)
         + sum(tile_bytes(tile, program) for tile in loads if len(tile.dims) == 2)
         + max((tile_bytes(tile, program) for tile in _computed_early(loop)), default=0)
         + max((extent(tile.dims, program) for tile in masks if len(tile.dims) == 2), default=0)
     )
+
+
+def _widest_moment(program: Program, loop: Loop, dots: Sequence[Dot]) -> int:
+    """Return the most bytes of a step's scores that are alive at once: results, and what is made of them."""
+    tiles = {tile.name: tile for tile in tiles_of(loop.body) if len(tile.dims) == 2}
+    scores = {dot.tile.name for dot in dots}
+    states = {op.tile.name for op in loop.body if isinstance(op, Dot)} - scores
+    for op in loop.body:
+        name = writes(op)
+        if name in tiles and name not in states and scores & set(reads(op)):
+            scores.add(name)
+    alive = live_after(loop.body, entry_of(loop.body))
+    return max(sum(tile_bytes(tiles[name], program) for name in each & scores) for each in alive)
 
 
 def _computed_early(loop: Loop) -> list[Tile]:

@@ -64,7 +64,13 @@ _VECTOR_TYPES = ("bf16", "fp16", "fp32", "int32")
 
 
 def specialise(kernel: KernelPlan) -> Specialised | str:
-    """Return the warp-specialised form of a kernel, or in words why it has none."""
+    """Return the warp-specialised form of a kernel in its first shape, or in words why it has none."""
+    found = specialise_in_shapes(kernel)
+    return found if isinstance(found, str) else found[0]
+
+
+def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
+    """Return the form of a kernel in every shape that fits, or in words why it has none."""
     if not (kernel.machine.has("tma") and kernel.machine.has("wgmma")):
         return f"{kernel.machine.name} has no copy engine or no warpgroup contractions"
     rows = row_axis(kernel)
@@ -75,6 +81,7 @@ def specialise(kernel: KernelPlan) -> Specialised | str:
     reason = "no chunk is small enough"
     types = storage_types(kernel.derivation.diagram, kernel.dtype)
     limit = kernel.machine.limits.shared_per_block
+    fitting: list[Specialised] = []
     for shape in shapes_of(kernel.program):
         found: list[Specialised] = []
         for stages in shape.stages:
@@ -87,8 +94,16 @@ def specialise(kernel: KernelPlan) -> Specialised | str:
             else:
                 found.append(made)
         if found:
-            return max(found, key=lambda each: len(each.staged))  # the deepest of those alike
-    return reason
+            fitting.append(
+                max(found, key=lambda each: len(each.staged))
+            )  # the deepest of those alike
+    return tuple(fitting) or reason
+
+
+def may_spill(form: Specialised) -> bool:
+    """Return whether a consumer's tiles fit its registers only if a step's scores are made in parts."""
+    words = tile_registers(form.program, form.consumers, together=True)
+    return words + _BESIDE_TILES[form.consumers] > form.registers[0]
 
 
 # --- a program --------------------------------------------------------------------------------------

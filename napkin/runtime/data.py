@@ -132,7 +132,6 @@ class _Source:
             drawn.view(-1)[0] = 0
         return drawn
 
-
     def _permuted(self, length: int) -> torch.Tensor:
         return torch.randperm(length, generator=self.generator, device=self.device)
 

@@ -29,7 +29,7 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 # Bytes that spill, stores and loads together, at most. The prediction stands within a few registers
 # of the 255 that there are, and ptxas spills a handful of addresses or row values around the loop.
 SPILLS = {
-    ("attention_block_5", "ampere"): 96,  # 128 x 256 accumulators leave room for nothing else
+    ("attention_block_5", "ampere"): 384,  # a sum over heads in a loop of its own, by four warps
     ("differential", "ampere"): 128,  # two maps of scores at a time
     ("fading", "ampere"): 96,  # distances and their logarithms beside the scores
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napkin.operators import Kind
 from napkin.schedule.bounds import join_bounds
-from napkin.schedule.program import Compute, Program, walk
-from tests.programs import Tiles, arguments_of, diagram_of, example, program_of, run, sizes_of
+from napkin.schedule.program import Compute, Length, Literal, Program, walk
+from tests.programs import (
+    Tiles,
+    arguments_of,
+    diagram_of,
+    example,
+    program_of,
+    run,
+    sizes_of,
+    worst_error,
+)
 
 SIZES = {"b": 2, "h": 3, "q": 37, "x": 45, "d": 7, "v": 5}
 TILES = Tiles(16, 16)
@@ -100,3 +110,23 @@ def test_a_test_that_is_read_elsewhere_stays() -> None:
         "    N[q] = sum[x](where(M, S, 0))\n"
     )
     same_results(text, {"q": 33, "x": 33, "d": 3, "v": 2})
+
+
+@pytest.mark.parametrize("limit", [-(2**31), -1, 0, 5, 2**31 - 1])
+@pytest.mark.parametrize("test", ["x < limit and x <= q", "x <= limit", "x < limit and x < q"])
+def test_no_limit_that_data_hold_overflows(limit: int, test: str) -> None:
+    text = (
+        "diagram f(S[q x], V[x v], limit[q]: int32) -> O[q v]\n"
+        f"    O[q v] = sum[x](softmax[x](where({test}, S, -inf)) * V)\n"
+    )
+    diagram, sizes = diagram_of(text), {"q": 21, "x": 19, "v": 3}
+    arguments = arguments_of(diagram, sizes, {}, 0)
+    arguments["limit"] = np.where(np.arange(21) % 3, limit, 7).astype(np.int32)
+    plain = program_of(diagram, sizes, Tiles(4, 4))
+    program = join_bounds(plain)
+    assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
+    # The executor's integers do not overflow: nothing may be taken from what was read.
+    known = [op.operands for op in walk(plain.operations) if isinstance(op, Compute)]
+    for op in walk(program.operations):
+        if isinstance(op, Compute) and op.operator == "sub" and op.operands not in known:
+            assert isinstance(op.operands[0], Length | Literal)

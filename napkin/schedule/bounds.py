@@ -96,7 +96,7 @@ class _Joiner:
         other = self._bound(op)
         if other is None or bound.limit in made or not set(bound.dims) <= set(other.dims):
             return None
-        return other if other.position == bound.position else None
+        return other if other.position == bound.position and _join_safely(other, bound) else None
 
     def _joined(
         self,
@@ -110,11 +110,15 @@ class _Joiner:
         found: list[Operation] = []
         for op in body:
             if op is wider.test:
-                limits = tuple(self._limit(each, found) for each in (wider, bound))
+                alike = wider.is_strict == bound.is_strict
+                limits = tuple(
+                    each.limit if alike else self._limit(each, found) for each in (wider, bound)
+                )
                 least = self._whole("limit", wider.dims)
                 found.append(Compute(least, "min2", limits))
                 operands = (wider.position, least.name)
-                found.append(replace(wider.test, operator="le", operands=operands))
+                operator = wider.test.operator if alike else "le"
+                found.append(replace(wider.test, operator=operator, operands=operands))
             elif op is not conjunction and op is not bound.test:
                 found.append(rename(op, {conjunction.tile.name: rest}))
         return tuple(found)
@@ -152,3 +156,9 @@ class _Joiner:
 
     def _whole(self, wish: str, dims: Sequence[str]) -> Tile:
         return Tile(self.names.fresh(wish), tuple(dims), Kind.INT, "int32")
+
+
+def _join_safely(one: _Bound, other: _Bound) -> bool:
+    """Return whether two bounds join without overflow: what is read may be the least number there is."""
+    strict = [each for each in (one, other) if each.is_strict]
+    return len(strict) != 1 or isinstance(strict[0].limit, Length | Literal)

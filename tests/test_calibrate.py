@@ -179,10 +179,11 @@ def test_a_file_that_is_no_text_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["calibrate"], ["verify-model", "examples/attention.napkin"]])
-def test_a_gpu_is_asked_for(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_is_asked_for(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(command) == 1
     assert "error[N608]" in capsys.readouterr().err

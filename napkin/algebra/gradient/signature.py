@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.algebra.cut import memory_order, stored_types
-from napkin.algebra.gradient_weights import Weighted
+from napkin.algebra.gradient.weights import Weighted
 from napkin.algebra.naming import diagram_names
 from napkin.diagram import (
     SCALAR_TYPES,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from napkin.algebra.gradient_kept import Extents
+from napkin.algebra.gradient.kept import Extents
 from napkin.diagram import Graph, Leaf, Reduce, operands_of, substitute, topological
 
 

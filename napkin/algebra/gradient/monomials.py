@@ -1,7 +1,7 @@
 """Products as monomials: a number times powers of boxes, and the conditions without which they are 0.
 
 In: boxes. Out: monomials of them, and boxes again, large factors before small ones and divisors last. Written
-as boxes, an exponential that is divided by its row's sum is joined with it (`gradient_weights`), and what is
+as boxes, an exponential that is divided by its row's sum is joined with it (`weights`), and what is
 0 where a condition fails anyway gets no `where`.
 """
 
@@ -13,8 +13,8 @@ from fractions import Fraction
 from functools import reduce as fold
 
 from napkin.algebra.conditions import is_zero_where
-from napkin.algebra.gradient_rules import inverse
-from napkin.algebra.gradient_weights import is_weight, join_weight
+from napkin.algebra.gradient.rules import inverse
+from napkin.algebra.gradient.weights import is_weight, join_weight
 from napkin.diagram import Box, Constant, Graph, Pointwise, Size, topological
 from napkin.operators import Kind
 

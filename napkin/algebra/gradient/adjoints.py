@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce as fold
 
-from napkin.algebra.gradient_rules import Product, one_hot, shares
+from napkin.algebra.gradient.rules import Product, one_hot, shares
 from napkin.diagram import (
     Constant,
     Gather,

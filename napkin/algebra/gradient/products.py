@@ -3,7 +3,7 @@
 In: a graph, the adjoints' boxes, and the boxes that they were derived from, which stay as they are. Out:
 equal boxes. The rules know products and sums only:
 - numbers, signs and quotients gather in one product; a factor that a sum's axes do not touch leaves it;
-- a normalised exponential is joined (`gradient_weights`), and a product that is 0 where a condition fails
+- a normalised exponential is joined (`weights`), and a product that is 0 where a condition fails
   needs no `where` for it;
 - terms with a common factor are one product;
 - sum_x a_x sum_v b_v c_xv is sum_v b_v (sum_x a_x c_xv) where the inner sum is there already
@@ -16,15 +16,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce as fold
 
-from napkin.algebra.gradient_kept import Extents
-from napkin.algebra.gradient_monomials import (
+from napkin.algebra.gradient.kept import Extents
+from napkin.algebra.gradient.monomials import (
     ONE,
     Forms,
     Monomial,
     common_factor,
     like_terms,
 )
-from napkin.algebra.gradient_weights import is_weight
+from napkin.algebra.gradient.weights import is_weight
 from napkin.diagram import (
     Constant,
     Gather,

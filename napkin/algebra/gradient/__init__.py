@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from napkin.algebra.gradient_adjoints import adjoints, with_all_axes
-from napkin.algebra.gradient_invariance import still_boxes
-from napkin.algebra.gradient_kept import Extents, choose_kept
-from napkin.algebra.gradient_partials import split_sums
-from napkin.algebra.gradient_products import tidy
-from napkin.algebra.gradient_signature import (
+from napkin.algebra.gradient.adjoints import adjoints, with_all_axes
+from napkin.algebra.gradient.invariance import still_boxes
+from napkin.algebra.gradient.kept import Extents, choose_kept
+from napkin.algebra.gradient.partials import split_sums
+from napkin.algebra.gradient.products import tidy
+from napkin.algebra.gradient.signature import (
     ArrayNames,
     assemble_backward,
     extend_forward,
 )
-from napkin.algebra.gradient_weights import Weighted, join_weights
+from napkin.algebra.gradient.weights import Weighted, join_weights
 from napkin.algebra.naming import diagram_names
 from napkin.diagram import Argument, Diagram, Graph, Input
 from napkin.language.errors import Diagnostic, NapkinError, did_you_mean

@@ -3,11 +3,12 @@
     python benchmarks/peers.py > benchmarks/results/DATE-peers.md
 
 16k tokens in all, hidden size 2048, bf16. Attention and causal attention by head size and length against
-cuDNN, FlashAttention 3 and 4, whichever are installed; then every variant that FlexAttention can express
-against it, at 4k and 16k; `packed` and `document` hold eight sequences of random lengths side by side. All
-contenders of a row run in turn on the same random data, each with a cold L2; a row holds medians in TFLOP/s
-of the contractions that the mask leaves. Kernels are compiled before, side by side, so that the GPU waits for
-none.
+cuDNN, FlashAttention 3 and 4, whichever are installed (`forward`); then every variant that FlexAttention can
+express against it, at 4k and 16k (`flex`; `packed` and `document` hold eight sequences of random lengths side
+by side); then diagrams without attention, at their own sizes, against what `torch.compile` makes of them
+(`compiled`). All contenders of a row run in turn on the same random data, each with a cold L2; a row holds
+medians in TFLOP/s of the contractions that the mask leaves, or milliseconds where there are none. Kernels are
+compiled before, side by side, so that the GPU waits for none.
 """
 
 from __future__ import annotations
@@ -35,47 +36,62 @@ from napkin.schedule.plan import Plan
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOKENS, HIDDEN = 16384, 2048
 BY_HAND = ("cudnn", "fa3", "fa4")
-VARIANTS = ("alibi", "softcap", "window", "packed", "document", "gqa")
+VARIANTS = (
+    "alibi", "softcap", "window", "packed", "document", "gqa", "sinks", "differential", "relative_bias",
+)  # fmt: skip
+OTHERS = (
+    "matmul", "chain", "mlp", "gated_mlp", "rmsnorm_linear", "layernorm_linear", "cross_entropy",
+    "layernorm", "softmax",
+)  # fmt: skip
 SEQUENCES, WINDOW = 8, 1024
 WORKERS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row: an example at a head size and a length, and the libraries asked for."""
+    """One row: an example and the libraries asked for, at a head size and a length or at its own sizes."""
 
     name: str
-    head: int
-    length: int
     peers: tuple[str, ...]
+    head: int = 0
+    length: int = 0
+    value: int = 0  # the head of the values, where it is another
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The lengths of the example's axes."""
+        """The lengths of the example's axes; none stands for its own."""
+        if not self.length:
+            return {}
+        value = self.value or self.head
         sizes = {"b": TOKENS // self.length, "q": self.length, "x": self.length}
-        sizes |= {"d": self.head, "v": self.head}
-        heads = HIDDEN // self.head
+        sizes |= {"d": self.head // 2 if self.name == "differential" else self.head, "v": value}
+        heads = HIDDEN // value
         return sizes | ({"k": heads // 8, "g": 8} if self.name == "gqa" else {"h": heads})
 
     def plan(self) -> Plan:
         """Return the plan for the GPU at hand."""
         diagram = load(EXAMPLES / f"{self.name}.napkin")
-        sizes = {axis: size for axis, size in self.sizes.items() if axis in diagram.core.axes}
-        return diagram.plan(machine_at_hand().name, sizes=sizes, dtype="bf16")
+        return diagram.plan(machine_at_hand().name, sizes=self.sizes, dtype="bf16")
+
+    def __str__(self) -> str:
+        head = f"{self.head}/{self.value}" if self.value else str(self.head or "")
+        return f"{self.name} | {head} | {self.length or ''}"
 
 
 FORWARD = [
-    Case(name, head, length, BY_HAND)
+    Case(name, BY_HAND, head, length)
     for head in (64, 128, 256)
     for name in ("attention", "causal")
     for length in (1024, 4096, 16384)
 ]
 FLEX = [
-    Case(name, head, length, ("flex",))
+    Case(name, ("flex",), head, length)
     for name in VARIANTS
     for head in (128, 64)
     for length in (4096, 16384)
-]
+] + [Case("causal", ("flex", "cudnn", "fa3"), 192, length, 128) for length in (4096, 16384)]
+COMPILED = [Case(name, ("compile",)) for name in OTHERS]
+PARTS = {"forward": FORWARD, "flex": FLEX, "compiled": COMPILED}
 
 
 def data_of(case: Case) -> dict[str, torch.Tensor | int]:
@@ -111,13 +127,15 @@ def left_flops(case: Case, found: Measurement) -> float:
 
 def contenders_of(case: Case, plan: Plan) -> list[Contender]:
     """Return those of a case's libraries that are installed."""
-    found: list[Contender] = []
-    for name in case.peers:
-        try:
-            found += find_contenders([name], plan.diagram)
-        except NapkinError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-    return found
+    return [each for name in case.peers if (each := contender(name, plan)) is not None]
+
+
+def contender(name: str, plan: Plan) -> Contender | None:
+    """Return a library's contender, None where the library is not installed."""
+    try:
+        return find_contenders([name], plan.diagram)[0]
+    except NapkinError:
+        return None
 
 
 def compile_ahead(case: Case) -> None:
@@ -150,29 +168,34 @@ def table(cases: list[Case]) -> None:
         try:
             found = run(case)
         except Exception as error:  # one row that fails must not lose the others
-            told = f"{type(error).__name__}: {str(error)[:120]}"
-            print(f"| {case.name} | {case.head} | {case.length} | {told} |", flush=True)
+            print(f"| {case} | {type(error).__name__}: {str(error)[:120]} |", flush=True)
             continue
-        flops = left_flops(case, found)
-        rates = {each.name: flops / each.seconds / 1e12 for each in found.results}
-        others = [rates[name] for name in names if name in rates]
-        ratio = rates["napkin"] / max(others) if others else 0.0
+        taken = {each.name: each.seconds for each in found.results}
+        others = [taken[name] for name in names if name in taken]
+        ratio = min(others) / taken["napkin"] if others else 0.0
         ratios += [ratio] if others else []
-        cells = " | ".join(f"{rates[name]:.0f}" if name in rates else "" for name in names)
-        print(
-            f"| {case.name} | {case.head} | {case.length} | {rates['napkin']:.0f} | {cells} "
-            f"| {ratio:.2f} |",
-            flush=True,
+        flops = left_flops(case, found)
+        cells = " | ".join(
+            speed(taken[name], flops) if name in taken else "" for name in ("napkin", *names)
         )
+        print(f"| {case} | {cells} | {ratio:.2f} |", flush=True)
     if ratios:
         mean = exp(sum(map(log, ratios)) / len(ratios))
         print(f"\nGeometric mean {mean:.3f}, least {min(ratios):.3f}, over {len(ratios)} rows.")
 
 
+def speed(seconds: float, flops: float) -> str:
+    """Return TFLOP/s, or milliseconds where there are no contractions."""
+    return f"{flops / seconds / 1e12:.0f}" if flops else f"{seconds * 1e3:.3f} ms"
+
+
 def main() -> None:
-    """Print the tables as Markdown; arguments keep the diagrams that they name."""
+    """Print the tables as Markdown; arguments keep the diagrams and the tables that they name."""
     wanted = sys.argv[1:]
-    parts = [[c for c in part if not wanted or c.name in wanted] for part in (FORWARD, FLEX)]
+    parts = [
+        [each for each in part if not wanted or each.name in wanted or name in wanted]
+        for name, part in PARTS.items()
+    ]
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
         for future in [pool.submit(compile_ahead, case) for part in parts for case in part]:
             if future.exception():

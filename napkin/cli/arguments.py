@@ -32,7 +32,7 @@ napkin compile examples/attention.napkin --machine hopper -o out
 _AFTER = """\
 `napkin COMMAND --help` describes a command. Without a GPU, `verify` runs the kernel on the CPU.
 """
-PEERS = ("fa2", "cudnn", "torch", "flex", "fa3", "fa4")
+PEERS = ("fa2", "cudnn", "torch", "compile", "flex", "fa3", "fa4")
 
 
 class _Parser(argparse.ArgumentParser):

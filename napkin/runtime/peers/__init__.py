@@ -43,7 +43,7 @@ def _contender(name: str, diagram: Diagram) -> Contender:
         near = did_you_mean(name, NAMES) or f"known: {', '.join(NAMES)}"
         raise NapkinError([Diagnostic("N613", message, help=near)])
     library = LIBRARIES[name]
-    known = _known().get(fingerprint(diagram))
+    known = known_name(diagram)
     if known is None or known not in library.kernels:
         served = ", ".join(f"`{each}`" for each in library.kernels)
         raise NapkinError(
@@ -66,6 +66,11 @@ def _require(name: str, library: Library) -> None:
     except (ImportError, OSError, RuntimeError) as error:
         message = f"`{name}` cannot be used here: {str(error).splitlines()[0]}"
         raise NapkinError([Diagnostic("N613", message, help=library.install)]) from None
+
+
+def known_name(diagram: Diagram) -> str | None:
+    """Return the name in `known.napkin` of a diagram that computes the same, None if there is none."""
+    return _known().get(fingerprint(diagram))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How other libraries are called: PyTorch's SDPA and FlexAttention, FlashAttention 3 and 4, plain torch.
+"""How others are called: PyTorch's SDPA, FlexAttention and compiler, FlashAttention 3 and 4, plain torch.
 
 In: tensors laid out as the diagrams of `known.napkin` say. Out: a call without arguments that runs the
 library's kernel and returns its result in the diagram's layout; everything that is not the kernel (views,
@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
+
+from napkin.runtime.peers.compiled import compiled_kernels
 
 Call = Callable[[], torch.Tensor]
 Prepare = Callable[[Sequence[Any]], Call]
@@ -112,6 +114,46 @@ def _flex_capped(given: Sequence[Any]) -> Call:
     return _flex(given, lambda s, b, h, q, x: cap * torch.tanh(s / cap), _causal)
 
 
+def _flex_biased(given: Sequence[Any]) -> Call:
+    bias = given[3]
+    last = bias.shape[1] - 1
+    middle = bias.shape[1] // 2
+
+    def score(s: Any, b: Any, h: Any, q: Any, x: Any) -> Any:
+        return s + bias[h, (q - x + middle).clamp(0, last)]
+
+    return _flex(given, score)
+
+
+def _flex_sinks(given: Sequence[Any]) -> Call:
+    """A sink scales a row by what the sum of exponentials has without it."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    query, key, value, sink = given
+    blocks = create_block_mask(
+        _causal, None, None, query.shape[2], key.shape[2], device=query.device
+    )
+
+    def attend(query: Any, key: Any, value: Any, sink: Any) -> Any:
+        found, lse = flex_attention(query, key, value, block_mask=blocks, return_lse=True)
+        return found * torch.sigmoid(lse - sink[:, None])[..., None].to(found.dtype)
+
+    run = torch.compile(attend, dynamic=False)
+    return lambda: run(query, key, value, sink)
+
+
+def _flex_differential(given: Sequence[Any]) -> Call:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    scale = given[5]
+
+    def attend(q1: Any, k1: Any, q2: Any, k2: Any, value: Any) -> Any:
+        return flex_attention(q1, k1, value) - scale * flex_attention(q2, k2, value)
+
+    run = torch.compile(attend, dynamic=False)
+    return lambda: run(*given[:5])
+
+
 def _flex_window(given: Sequence[Any]) -> Call:
     width = given[3]
     return _flex(given, mask=lambda b, h, q, x: (x <= q) & (q - x < width))
@@ -198,6 +240,7 @@ LIBRARIES: dict[str, Library] = {
         "it comes with PyTorch",
         {"matmul": _matmul, "row_softmax": _row_softmax},
     ),
+    "compile": Library(lambda: None, "it comes with PyTorch", compiled_kernels()),
     "flex": Library(
         _flex_attention,
         "it comes with PyTorch 2.5 and later",
@@ -210,6 +253,9 @@ LIBRARIES: dict[str, Library] = {
             "window": _flex_window,
             "document": _flex_document,
             "packed": _flex_packed,
+            "biased": _flex_biased,
+            "sinks": _flex_sinks,
+            "differential": _flex_differential,
         },
     ),
     "fa3": Library(_fa3, "pip install fa3-fwd, on a Hopper GPU", _flash_kernels(_fa3)),

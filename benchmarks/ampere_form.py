@@ -27,6 +27,7 @@ import triton
 from model_error import layout
 from triton.backends.nvidia.compiler import CUDABackend
 
+from napkin.algebra.derive import derive
 from napkin.api import load
 from napkin.runtime.bench import run_in_turn
 from napkin.runtime.data import axis_lengths, random_arguments
@@ -87,7 +88,7 @@ def row(name: str, head: int, length: int) -> float:
     assert distance < NEAR, f"{name} {head} {length}: results differ by {distance}"
     ours, theirs = (sorted(each)[len(each) // 2] for each in run_in_turn(calls))
     flops = contraction_flops(
-        plan.diagram.derive(), axis_lengths(plan.diagram, dict(plan.sizes)), {}
+        derive(plan.diagram), axis_lengths(plan.diagram, dict(plan.sizes)), {}
     )
     rates = [flops / each / 1e12 for each in (ours, theirs)]
     (kernel,) = plan.kernels

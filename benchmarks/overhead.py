@@ -14,7 +14,7 @@ import datetime
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -31,11 +31,16 @@ FIRST_CALL = """
 import sys, time
 import torch
 torch.zeros(1, device="cuda")
-given = [torch.randn(2, 4, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+heads = (4, 2, 2) if "gqa" in sys.argv[1] else (4, 4, 4)
+given = [torch.randn(2, h, 300, 64, device="cuda", dtype=torch.bfloat16) for h in heads]
+for each in given:
+    each.requires_grad_(sys.argv[3] == "gradients")
 started = time.perf_counter()
 import napkin
 text = open(sys.argv[1]).read().replace("Q * K", f"{sys.argv[2]} * Q * K")
-napkin.parse(text).compile()(*given)
+found = napkin.parse(text).compile()(*given)
+if found.requires_grad:
+    found.sum().backward()
 torch.cuda.synchronize()
 print(time.perf_counter() - started)
 """
@@ -101,18 +106,17 @@ def contenders() -> dict[str, Callable[[], object]]:
     }
 
 
-def first_calls() -> list[tuple[str, float, float]]:
-    """Return (diagram, seconds of the first call ever, seconds of a second process's first call)."""
-    factor = f"1.{time.time_ns() % 1_000_000:06d}"  # a diagram that no cache has seen
-    rows = []
-    for name in ("causal", "attention"):
-        command = [sys.executable, "-c", FIRST_CALL, str(EXAMPLES / f"{name}.napkin"), factor]
+def first_calls() -> Iterator[tuple[str, str, float, float]]:
+    """Give (diagram, what is asked, seconds of the first call ever, seconds of a second process's first)."""
+    for name, asked in (("causal", "forward"), ("causal", "gradients"), ("gqa", "gradients")):
+        factor = f"1.{time.time_ns() % 1_000_000:06d}"  # a diagram that no cache has seen
+        path = str(EXAMPLES / f"{name}.napkin")
+        command = [sys.executable, "-c", FIRST_CALL, path, factor, asked]
         seconds = [
             float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             for _ in range(2)
         ]
-        rows.append((name, seconds[0], seconds[1]))
-    return rows
+        yield name, asked, seconds[0], seconds[1]
 
 
 def main() -> None:
@@ -130,9 +134,9 @@ def main() -> None:
     print(
         "\nFirst calls, seconds, from `import napkin` to the result (torch is imported before):\n"
     )
-    print("| diagram | new | second process |\n|---|---|---|")
-    for name, new, second in first_calls():
-        print(f"| {name} | {new:.1f} | {second:.2f} |", flush=True)
+    print("| diagram | asked | new | second process |\n|---|---|---|---|")
+    for name, asked, new, second in first_calls():
+        print(f"| {name} | {asked} | {new:.1f} | {second:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

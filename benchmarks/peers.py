@@ -112,10 +112,10 @@ def data_of(case: Case) -> dict[str, torch.Tensor | int]:
     return dict.fromkeys(names, table)
 
 
-def left_flops(case: Case, found: Measurement) -> float:
+def left_flops(case: Case, by_position: float) -> float:
     """Return the FLOPs that the mask leaves; where it is read from data, by counting pairs."""
     if case.name not in ("packed", "document"):
-        return found.flops
+        return by_position
     table = next(iter(data_of(case).values()))
     assert isinstance(table, torch.Tensor)
     pairs = 0
@@ -174,7 +174,7 @@ def table(cases: list[Case]) -> None:
         others = [taken[name] for name in names if name in taken]
         ratio = min(others) / taken["napkin"] if others else 0.0
         ratios += [ratio] if others else []
-        flops = left_flops(case, found)
+        flops = left_flops(case, found.flops)
         cells = " | ".join(
             speed(taken[name], flops) if name in taken else "" for name in ("napkin", *names)
         )

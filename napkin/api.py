@@ -66,14 +66,22 @@ class Diagram:
         *,
         sizes: Mapping[str, int] | None = None,
         dtype: str = DEFAULT_TYPE,
+        deterministic: bool | None = None,
     ) -> Plan:
-        """Return the diagram laid on a machine: its kernels, each with tiles, warps and loop program."""
+        """Return the diagram laid on a machine: its kernels, each with tiles, warps and loop program.
+
+        A `deterministic` plan gives the same bits every time: no sum is added up in memory in an order that
+        is left open. None leaves that to the planner, which keeps the order where it costs less than a tenth.
+        """
         from napkin.algebra.derive import derive
         from napkin.machine import load_machine
         from napkin.schedule.plan import make_plan
 
         derivation = derive(_resized(self.core, sizes or {}))
-        return make_plan(derivation, load_machine(machine), sizes=sizes, dtype=dtype)
+        order = deterministic
+        return make_plan(
+            derivation, load_machine(machine), sizes=sizes, dtype=dtype, deterministic=order
+        )
 
     def cost(
         self,
@@ -149,11 +157,14 @@ class Diagram:
             return draw_diagram(self.core)
         return draw_plan(self.plan(machine, sizes=sizes, dtype=dtype))
 
-    def compile(self, machine: str | None = None) -> Kernel:
-        """Return a callable on torch tensors; without a machine, for the GPU at hand."""
+    def compile(self, machine: str | None = None, *, deterministic: bool | None = None) -> Kernel:
+        """Return a callable on torch tensors; without a machine, for the GPU at hand.
+
+        `deterministic` is as in `napkin.compile`.
+        """
         from napkin.runtime.compiled import Kernel
 
-        return Kernel(self.core, _machine(machine))
+        return Kernel(self.core, _machine(machine), deterministic)
 
     def __str__(self) -> str:
         return str(self.core)
@@ -197,16 +208,25 @@ def load_all(path: str | Path) -> tuple[Diagram, ...]:
     return tuple(Diagram(each) for each in read(source))
 
 
-def compile(diagram: Diagram | str | Path, machine: str | None = None) -> Kernel:
+def compile(
+    diagram: Diagram | str | Path,
+    machine: str | None = None,
+    *,
+    deterministic: bool | None = None,
+) -> Kernel:
     """Return a callable on torch tensors, positional as in the signature.
 
     Tensors on a GPU run the generated kernel, tensors on the CPU a torch reference. Without a
     machine the kernel is made for the GPU at hand, without a GPU for Hopper. `.source`, `.plan`
     and `.cost` are its parts.
+
+    A `deterministic` kernel gives the same bits every time, gradients included. None, the default, does what
+    `torch.use_deterministic_algorithms` says at the call; where that asks for nothing, the order of sums is
+    kept where it costs less than a tenth of the time (docs/training.md).
     """
     if not isinstance(diagram, Diagram):
         diagram = load(diagram)
-    return diagram.compile(machine)
+    return diagram.compile(machine, deterministic=deterministic)
 
 
 def __getattr__(name: str) -> object:

@@ -4,6 +4,7 @@
     python -m tests.interpret cases                           a JSON line a case: its largest error
     python -m tests.interpret names                           the same for hostile names
     python -m tests.interpret gradients MACHINE NAME..        the same for the backward of examples
+    python -m tests.interpret adding MACHINE                  the same for sums added up in memory
     python -m tests.interpret random FIRST COUNT              random diagrams, counted; 1 if wrong
 
 `test_interpreter` starts it and judges what it prints.
@@ -45,6 +46,7 @@ from tests.gradients import backward_arguments, relative_error, seeds_of
 from tests.programs import Tiles, arguments_of, diagram_of, lower_by
 from tests.programs import example as shipped
 from tests.strategies import napkin_texts
+from tests.test_adding import SCORES, adding, text_of
 
 Arguments = dict[str, Any]
 
@@ -65,6 +67,8 @@ def main() -> int:
         return run_names()
     if what == "gradients":
         return run_gradients(rest[0], rest[1:])
+    if what == "adding":
+        return run_adding(rest[0])
     return run_random(int(rest[0]), int(rest[1]))
 
 
@@ -231,6 +235,19 @@ def run_gradients(machine: str, names: list[str]) -> int:
         errors = {each: relative_error(got[each], want[each]) for each in want}
         finite = all(bool(np.isfinite(got[each]).all()) for each in got)
         show(name=name, kernels=len(plan.kernels), errors=errors, finite=finite)
+    return 0
+
+
+def run_adding(machine: str) -> int:
+    """Run plans that add up sums in memory, in fp32, at lengths that no tile divides."""
+    for score in SCORES:
+        diagram = diagram_of(text_of(score))
+        plan = adding(diagram, machine, "fp32")
+        given = arguments_of(diagram, {"b": 1, "q": 100, "x": 90, "d": 64, "e": 64}, {}, 0)
+        given |= {name: given[name] / 8 for name in ("A", "C")}
+        got = call(load_kernel(emit_triton(plan), diagram), diagram, given, "fp32")
+        errors = {n: relative_error(got[n], want) for n, want in reference(diagram, given).items()}
+        show(score=score, deterministic=plan.is_deterministic, errors=errors)
     return 0
 
 

@@ -26,12 +26,13 @@ from napkin.machine import load_machine
 from napkin.runtime import planning
 from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.kernels import kernel_source, load_kernel
-from napkin.runtime.launch import record
 from napkin.runtime.operator_kernels import _load
+from napkin.runtime.recording import record
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STREAM = 77
 calls: list[tuple[Any, ...]] = []
+before_launches: list[Callable[[], None]] = []
 
 
 def _note(*args: Any) -> None:
@@ -53,6 +54,8 @@ class Launcher:
     def __call__(
         self, width: int, height: int, depth: int, stream: int, function: int, *args: Any
     ) -> None:
+        for each in before_launches:
+            each()
         fixed = (self.launch_cooperative_grid, self.launch_pdl, None, None)
         self.launch(width, height, depth, stream, function, *fixed, *args)
 
@@ -147,12 +150,33 @@ def again(name: str, *, plain: bool) -> dict[str, Any]:
     }
 
 
-def with_an_entry_that(change: Callable[[str], str]) -> bool:
-    """Tell whether launches are recorded of an entry whose text was changed."""
+def with_an_entry_that(change: Callable[[str], str]) -> dict[str, bool]:
+    """Tell whether launches of an entry whose text was changed are recorded, and their result is cleared."""
     front = parse("diagram twice(A[x]) -> B[x]\n    B[x] = 2 * A\n\nsizes x=4096")
     text = change(kernel_source(front.plan("hopper")))
     entry = load_kernel(text, front.core)
-    return record(entry, (torch.randn(100),))[1] is not None
+    _, launches = record(entry, (torch.randn(100),))
+    torch.ones(100).add_(1)  # memory that is given out next, and is not zero
+    again = None if launches is None else launches.run((torch.randn(100),))
+    return {"recorded": again is not None, "cleared": bool(again and not again[0].any())}
+
+
+def compiled_at_launches(name: str) -> list[int]:
+    """Return how many kernels of a new module were compiled at each of its first launches."""
+    front = load(EXAMPLES / f"{name}.napkin")
+    entry = load_kernel(f"{kernel_source(front.plan('hopper'))}\n# new\n", front.core)
+    functions = [each for each in entry.__globals__.values() if isinstance(each, JITFunction)]
+    found: list[int] = []
+
+    def count() -> None:
+        caches = [each.device_caches[0][0] for each in functions if 0 in each.device_caches]
+        found.append(sum(map(len, caches)))
+
+    before_launches.append(count)
+    record(entry, tuple(random_arguments(front.core, axis_lengths(front.core)).values()))
+    before_launches.clear()
+    calls.clear()
+    return found
 
 
 def variants(name: str) -> int:
@@ -189,14 +213,16 @@ def main() -> None:
         "reads data": lambda text: text.replace(
             "    B = torch", "    assert A[0].item() < 99\n    B = torch"
         ),
-        "fills": lambda text: text.replace("    B = torch.empty", "    B = torch.zeros"),
+        "clears": lambda text: text.replace("    B = torch.empty", "    B = torch.zeros"),
+        "fills": lambda text: text.replace("    B = torch.empty", "    B = torch.ones"),
         "views": lambda text: text.replace("    B = torch", "    A = A[None, :][0]\n    B = torch"),
         "picks": lambda text: text.replace(
             "    B = torch", "    A = A[torch.arange(100)]\n    B = torch"
         ),
     }
     for name, change in changes.items():
-        print(json.dumps({"case": name, "recorded": with_an_entry_that(change)}), flush=True)
+        print(json.dumps({"case": name, **with_an_entry_that(change)}), flush=True)
+    print(json.dumps({"case": "new", "compiled": compiled_at_launches("chain")}), flush=True)
     print(json.dumps({"case": "imports", "torch._dynamo": "torch._dynamo" in sys.modules}))
 
 

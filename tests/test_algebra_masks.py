@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napkin.algebra.affine import Variation
 from napkin.algebra.conditions import find_condition, vanishes
 from napkin.algebra.derive import Derivation, derive
-from napkin.algebra.masks import Interval, Variation, interval
+from napkin.algebra.masks import Interval, interval
 from napkin.algebra.show import show_derivation
 from napkin.diagram import Graph, Index, Input, Pointwise
 from napkin.evaluate import NumpyArithmetic, evaluate

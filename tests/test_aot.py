@@ -31,35 +31,54 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 SPILLS = {
     ("attention_block_5", "ampere"): 384,  # a sum over heads in a loop of its own, by four warps
     ("differential", "ampere"): 128,  # two maps of scores at a time
+    ("document", "ampere"): 288,  # the bounds of its rows beside the scores
     ("fading", "ampere"): 96,  # distances and their logarithms beside the scores
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
 }
-# Shared memory past the prediction, in bytes: small arrays read by pointer inside a pipelined loop
-# get a ring as well, and a reduction across warps its scratch.
+# Shared memory is what is predicted, to the byte, but for these: what is past the prediction.
 BESIDE = {
-    ("relative_bias", "hopper"): 4096,
-    ("layernorm", "hopper"): 4096,
-    ("layernorm_linear_1", "hopper"): 4096,
-    ("layernorm", "ampere"): 4096,
-    ("alibi", "ampere"): 4160,  # row terms go from one layout to another
-    ("document", "ampere"): 4416,
-    ("gemma", "ampere"): 4160,
+    ("relative_bias", "hopper"): 2048,  # what is read at computed positions goes to another layout
+    ("relative_bias", "ampere"): 16384,
+    ("document", "ampere"): 512,  # row terms go from one layout to another
+    ("mla", "hopper"): -2064,  # weights change hands where the queries did before
+    ("differential_1", "ampere"): 8192,  # scores go to memory in whole vectors
+    ("decode_merge", "hopper"): 8184,  # a fold across warps where nothing is contracted
+    ("decode_merge", "ampere"): 496,
+    ("cross_entropy_merge", "hopper"): 1032,
+    ("cross_entropy_merge", "ampere"): 256,
+    ("mla_merge", "hopper"): 8184,
 }
-SLACK = 1100
 # Registers farther off than `NEAR`: the kernel takes more (its products are computed, and their
 # operands converted, while an accumulator is held) or fewer (ptxas holds one operand at a time).
-NEAR, FEW = 0.15, 28
+NEAR, FEW = 0.10, 20
 REGISTERS_OFF = {
+    ("alibi", "hopper"),  # 151 where 179 are predicted
+    ("attention_block_1", "hopper"),  # 184 where 156 are predicted: a head beside its rows
+    ("attention_block_2", "hopper"),
+    ("attention_block_5", "ampere"),  # 255 where 208 are predicted
+    ("causal", "ampere"),  # 216 where 241 are predicted, and its like
+    ("gqa", "ampere"),
+    ("sigmoid", "ampere"),
+    ("sinks", "ampere"),
+    ("softcap", "ampere"),
+    ("attention_lse", "ampere"),
     ("cross_entropy", "hopper"),  # 244 where 156 are predicted: exponentials of 256 columns
     ("cross_entropy", "ampere"),
-    ("attention_block_5", "ampere"),  # 255 where 208 are predicted
+    ("cross_entropy_segments", "ampere"),
     ("decode", "ampere"),  # 245 where 184 are predicted: copies by pointer of bundled rows
+    ("decode_segments", "ampere"),
     ("differential", "ampere"),  # 244 where 193 are predicted: two maps of scores at a time
+    ("document_hull", "hopper"),  # more: a chunk of positions is wide
+    ("document_hull", "ampere"),
     ("gated_mlp", "ampere"),  # fewer
+    ("gemma", "hopper"),  # 237 where 211 are predicted
+    ("mla", "ampere"),  # fewer
+    ("mla_segments", "hopper"),
+    ("mlp_1", "ampere"),  # more: the GELU's own
     ("paged_decode", "hopper"),  # fewer: what is read by pages is not held in registers
     ("paged_decode", "ampere"),
-    ("mlp_1", "ampere"),  # more: the GELU's own
-    ("mla", "ampere"),  # fewer
+    ("relative_bias", "hopper"),  # fewer
+    ("relative_bias", "ampere"),  # more
     ("rmsnorm_linear", "hopper"),  # fewer
 }
 
@@ -76,7 +95,7 @@ def check_resources(key: tuple[str, str], kernel: KernelPlan, found: Inspection)
     """Compare shared memory, spills and registers with the prediction."""
     resources, said = found.resources, found.prediction
     assert resources.shared_bytes <= kernel.machine.limits.shared_per_block, str(found)
-    assert resources.shared_bytes <= said.shared_bytes + BESIDE.get(key, SLACK), str(found)
+    assert resources.shared_bytes == said.shared_bytes + BESIDE.get(key, 0), str(found)
     assert found.spills <= SPILLS.get(key, 0), str(found)
     if key not in REGISTERS_OFF:
         off = abs(resources.registers - said.registers)

@@ -256,4 +256,4 @@ def test_on_a_gpu_the_kernel_runs_and_is_kept() -> None:
         torch.testing.assert_close(attention(q, k, v), wanted, atol=2e-2, rtol=2e-2)
     loaded = attention.operator.kernels.loaded
     assert {len(each) for each in loaded.values()} == {1}
-    assert [dtype for _, _, dtype in loaded] == ["bf16", "fp16"]
+    assert [dtype for _, _, dtype, _ in loaded] == ["bf16", "fp16"]

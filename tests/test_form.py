@@ -46,7 +46,7 @@ def planned(name: str, machine: str = "hopper") -> Plan:
 
 @pytest.mark.parametrize("name", FORMED)
 def test_what_has_the_form_takes_it_where_it_is_predicted_to_be_faster(name: str) -> None:
-    (kernel,) = planned(name).kernels
+    *_, kernel = planned(name).kernels  # one that finds its mask's hull may stand before it
     found = find_form(kernel)
     assert not isinstance(found, str), found
     faster = found.prediction.seconds < kernel.prediction.seconds
@@ -56,7 +56,8 @@ def test_what_has_the_form_takes_it_where_it_is_predicted_to_be_faster(name: str
         assert kernel.why == FASTER
         first = specialise(kernel)
         assert not isinstance(first, str)
-        assert found.warps == first or (may_spill(first) and not may_spill(found.warps))
+        unordered = replace(found.warps, program=replace(found.warps.program, band=None))
+        assert unordered == first or (may_spill(first) and not may_spill(found.warps))
         assert kernel.expected == found.prediction
         assert kernel.printed == found.warps.program
     else:
@@ -75,8 +76,7 @@ def test_attention_is_warp_specialised_on_hopper(machine: str) -> None:
     ("name", "machine", "why"),
     [
         ("attention", "a100", "a100 has no copy engine or no warpgroup contractions"),
-        ("rmsnorm_linear", "hopper", "no contraction multiplies what a step has computed"),
-        ("decode", "hopper", "`q` fills no consumer: it is 4 long"),
+        ("paged_decode", "hopper", "`q` fills no consumer: it is 1 long"),
         ("softmax", "hopper", "no tile of rows is shared by every contraction"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_module_is_printed_in_the_plan_s_form() -> None:
     plan = planned("attention")
     assert "gluon.jit" in emit_module(plan)
     assert emit_module(plan.plain) == emit_triton(plan) == emit_triton(plan.plain)
-    for name in ("softmax", "rmsnorm_linear"):
+    for name in ("softmax", "layernorm"):
         assert emit_module(planned(name)) == emit_triton(planned(name))
 
 
@@ -224,7 +224,7 @@ def test_a_shape_that_may_spill_stands_back_for_one_as_fast(head: int, chunk: in
     # shape that never spills has 32, which is 17 % slower by the prediction.
     sizes = {"b": 4, "h": 2048 // head, "q": 4096, "x": 4096, "d": head, "v": head}
     backward = load(ROOT / "examples" / "attention.napkin").gradient().backward
-    plan = backward.plan("hopper", sizes=sizes)
+    plan = backward.plan("hopper", sizes=sizes, deterministic=True)
     forms = [kernel.form for kernel in plan.kernels if kernel.form is not None]
     (form,) = (each for each in forms if len(each.warps.program.outputs) == 2)
     assert form.warps.program.axis("q").tile == chunk

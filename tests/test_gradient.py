@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,6 +206,41 @@ def test_random_diagrams_have_autograd_s_gradients(text: str, seed: int) -> None
         assert relative_error(found[name], truth[name]) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        # The largest of weights: as an output it is rounded, and nothing computed again is equal to it.
+        "f(A[q]) -> M[]\n    M[] = max[q](softmax[q](abs(A)))",
+        # Weights divided once more by a sum of theirs.
+        "f(A[q x]) -> O[q x]\n    P[q x] = softmax[x](A)\n    O[q x] = P / sum[q](P)",
+        # A sum that is there already, but times what the gradient has not.
+        "f(A[v], B[b], D[d], H[h], X[x], V[v]) -> S[h d]\n"
+        "    T[d b] = sum[x](sum[v](A[d // 2] * where(B >= V, 1.0, 0)) * (1.0 - X / D))\n"
+        "    S[h d] = sum[b](where(H > 0, T, 1.5) * sum[v](V * A))",
+    ],
+)
+def test_gradients_of_rare_forms_are_autograds(text: str) -> None:
+    diagram = diagram_of(f"diagram {text}\n")
+    gradient = differentiate(diagram)
+    for seed in range(4):
+        arrays = arguments_of(diagram, dict.fromkeys(diagram.axes, 3), {}, seed)
+        found, seeds = derived(gradient, arrays)
+        truth = autograd(diagram, gradient.wanted, arrays, seeds)
+        for name in gradient.wanted:
+            assert relative_error(found[name], truth[name]) < 1e-9
+
+
+def test_no_zero_of_a_backward_is_negative() -> None:
+    text = "f(A[q], B[q]) -> S[q], T[q]\n    S[q] = A / (-inf)\n    T[q] = A[q // 2]"
+    assert "-0.0" not in print_diagram(differentiate(diagram_of(f"diagram {text}\n")).backward)
+
+
+def test_a_divisor_that_is_zero_everywhere_has_a_gradient() -> None:
+    text = "f(A[b x], D[d]) -> O[b d x]\n    O[b d x] = A / sum[b](A * (D - D))"
+    gradient = differentiate(diagram_of(f"diagram {text}\n"))
+    assert [each.name for each in gradient.backward.outputs] == ["dA", "dD"]
+
+
 def intermediate(diagram: Diagram, arrays: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
     sizes = axis_sizes(diagram, {name: np.shape(array) for name, array in arrays.items()})
     opened = {
@@ -344,7 +382,9 @@ def test_the_command_line_prints_and_plans_it(capsys: pytest.CaptureFixture[str]
 
 @cache
 def plan_of(name: str, machine: str) -> Plan:
-    return make_plan(derive(differentiate(example(name)).backward), load_machine(machine))
+    """Return the plan of an example's backward in which every sum has its order."""
+    derivation = derive(differentiate(example(name)).backward)
+    return make_plan(derivation, load_machine(machine), deterministic=True)
 
 
 def streams_of(plan: Plan) -> dict[str, str]:
@@ -406,3 +446,23 @@ def test_a_mask_s_bounds_are_transposed() -> None:
 def test_the_adjoint_of_a_scalar_is_summed_from_rows() -> None:
     kept = {each.axes for each in plan_of("softcap", "hopper").kept}
     assert ("b", "h", "q") in kept
+
+
+def test_modules_of_backwards_name_nothing_that_is_not_there(tmp_path: Path) -> None:
+    from napkin.runtime.kernels import kernel_source
+
+    for name in ("cross_entropy", "causal", "softmax"):
+        text = kernel_source(plan_of(name, "hopper"))
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--no-cache",
+        "--select",
+        "E9,F",
+    ]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -74,6 +74,15 @@ def test_backward_kernels_are_right_on_what_their_forward_gives(tmp_path: Path) 
         assert max(each["errors"].values()) < FP32_ERROR, each
 
 
+@pytest.mark.parametrize("machine", ["hopper", "ampere"])
+def test_sums_that_are_added_up_in_memory_are_right(tmp_path: Path, machine: str) -> None:
+    found = interpreted(tmp_path, "adding", machine)
+    assert len(found) == 4
+    for each in found:
+        assert not each["deterministic"], each
+        assert max(each["errors"].values()) < FP32_ERROR, each
+
+
 def test_hostile_names_are_only_names(tmp_path: Path) -> None:
     found = interpreted(tmp_path, "names")
     assert len(found) >= 20

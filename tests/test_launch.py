@@ -51,6 +51,7 @@ def test_launches_made_again_are_the_entrys_but_for_addresses(
         ("views", True),
         ("copies", False),
         ("reads data", False),
+        ("clears", True),
         ("fills", False),
         ("picks", False),
     ],
@@ -64,6 +65,14 @@ def test_an_entry_that_does_more_than_allocate_and_view_is_run_as_it_stands(
 @pytest.mark.parametrize("name", ["causal", "window", "attention_lse"])
 def test_a_kernel_is_compiled_once_for_all_lengths(name: str) -> None:
     assert found()[f"lengths of {name}"]["variants"] == 1
+
+
+def test_what_an_entry_clears_is_cleared_every_time() -> None:
+    assert found()["clears"]["cleared"]
+
+
+def test_a_new_modules_kernels_are_all_compiled_before_the_first_runs() -> None:
+    assert found()["new"]["compiled"] == [2, 2]
 
 
 def test_a_layout_holds_all_that_launches_depend_on() -> None:

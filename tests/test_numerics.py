@@ -67,15 +67,43 @@ def test_every_statement_stands_in_the_page() -> None:
 # --- gradients at the edges -----------------------------------------------------------------------
 
 
-def test_a_masked_row_has_gradients_of_zero() -> None:
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def leaves(device: str) -> list[torch.Tensor]:
+    """Return Q, K and V that gradients are taken by, in bf16."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(1, 2, 200, 64, generator=generator).bfloat16() for _ in range(3)]
+    return [each.to(device).requires_grad_() for each in drawn]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_masked_row_has_gradients_of_zero(device: str) -> None:
     document = napkin.compile(EXAMPLES / "document.napkin")
-    q, k, v = (torch.randn(1, 1, 4, 2, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    here = torch.zeros(1, 4, dtype=torch.int32)
-    there = torch.tensor([[0, 0, 7, 0]], dtype=torch.int32)
-    found = document(q, k, v, there, here)
-    given = torch.autograd.grad(found.sum(), (q, k, v))
-    assert bool((given[0][0, 0, 2] == 0).all())
+    values = leaves(device)
+    here = torch.zeros(1, 200, dtype=torch.int32, device=device)
+    there = here.clone()
+    there[0, 2] = 7
+    found = document(*values, there, here)
+    given = torch.autograd.grad(found.float().square().sum(), values)
+    assert bool((given[0][:, :, 2] == 0).all())
+    assert bool((given[0][:, :, 3] != 0).any())
     assert all(bool(each.isfinite().all()) for each in given)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nan_above_a_query_stays_out_of_the_gradients_of_others(device: str) -> None:
+    causal = napkin.compile(EXAMPLES / "causal.napkin", deterministic=True)
+    values = leaves(device)
+    above = torch.ones_like(values[0])
+    clean = torch.autograd.grad(causal(*values), values, above)
+    above[0, 1, 150] = float("nan")
+    queries, keys, _ = torch.autograd.grad(causal(*values), values, above)
+    assert bool(queries[0, 1, 150].isnan().all())
+    assert bool(keys[0, 1, :151].isnan().all())
+    queries[0, 1, 150] = clean[0][0, 1, 150]
+    assert torch.equal(queries, clean[0])
+    assert torch.equal(keys[0, 0], clean[1][0, 0])
 
 
 # --- long sequences -------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def launches_of(kernel: Kernel) -> list[Launches | None]:
-    return list(kernel.operator.kernels._launches.values())
+    return list(kernel.operator.kernels.launches.values())
 
 
 def variants_of(kernel: Kernel) -> set[int]:
@@ -200,30 +200,6 @@ def gradients(
 ) -> tuple[torch.Tensor, ...]:
     leaves = [each.detach().requires_grad_() for each in values]
     return torch.autograd.grad(function(*leaves), leaves, seed)
-
-
-@pytest.mark.parametrize("name", ["attention", "causal"])
-@pytest.mark.parametrize("length", [256, 333])
-def test_gradients_are_near_those_in_float64(name: str, length: int) -> None:
-    kernel = napkin.compile(ATTENTION.with_stem(name))
-    *values, seed = tensors(2, 3, length, 64, count=4)
-
-    def wanted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return scaled_dot_product_attention(q, k, v, is_causal=name == "causal")
-
-    ours = gradients(kernel, values, seed)
-    theirs = gradients(wanted, [each.double() for each in values], seed.double())
-    torchs = gradients(wanted, values, seed)
-    for one, other, peer in zip(ours, theirs, torchs, strict=True):
-        assert distance(one, other) < max(1.2 * distance(peer, other), 1e-2)
-
-
-def test_gradients_are_the_same_bits_every_time() -> None:
-    kernel = napkin.compile(ATTENTION.with_stem("causal"))
-    *values, seed = tensors(2, 3, 500, 64, count=4)
-    first = gradients(kernel, values, seed)
-    for _ in range(20):
-        assert all(map(torch.equal, gradients(kernel, values, seed), first))
 
 
 def test_a_seed_that_is_expanded_is_as_good_as_one_in_memory(attention: Kernel) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from napkin.api import load, parse
-from napkin.runtime.verify import OutputCheck, _compare, _few_tiles, bound
+from napkin.runtime import verify as verification
+from napkin.runtime.verify import OutputCheck, _few_tiles, bound
 from napkin.schedule.plan import Plan
 from napkin.schedule.program import Program
 
@@ -64,6 +65,56 @@ def test_kernels_of_examples_are_right(tmp_path: Path, machine: str) -> None:
     assert [each[0] for each in found] == list(names)
     for name, passed, _, checks in found:
         assert passed, (name, checks)
+
+
+GRADIENTS = """
+import json, sys
+from napkin.runtime.interpreter import enable_interpreter
+enable_interpreter()
+from napkin.algebra.gradient import differentiate
+from napkin.api import Diagram, load
+from napkin.runtime.verify_gradient import verify_gradient
+
+one, other = (load(path).core for path in sys.argv[1:])
+sizes = {"b": 1, "h": 2, "q": 40, "x": 50, "d": 16, "v": 16}
+gradient = differentiate(other)
+plans = [Diagram(each).plan("hopper", sizes=sizes) for each in (gradient.forward, gradient.backward)]
+for found in verify_gradient(one, gradient, *plans, sizes=sizes):
+    print(json.dumps([found.diagram, [[c.name, c.passed] for c in found.checks]]))
+"""
+
+
+def verify_gradients(tmp_path: Path, one: str, other: str) -> list[Any]:
+    program = tmp_path / "program.py"
+    program.write_text(GRADIENTS, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    paths = [str(EXAMPLES / f"{name}.napkin") for name in (one, other)]
+    done = subprocess.run(
+        [sys.executable, str(program), *paths],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@needs_triton
+def test_gradients_are_verified_with_the_forward_that_keeps_for_them(tmp_path: Path) -> None:
+    (forward, checks), (backward, others) = verify_gradients(tmp_path, "causal", "causal")
+    assert (forward, backward) == ("causal", "causal_backward")
+    assert [name for name, _ in checks] == ["O", "L"]
+    names = ("dQ", "dK", "dV")
+    derived = [f"{name} as derived, beside autograd in float64" for name in names]
+    assert [name for name, _ in others] == [*names, *derived]
+    assert all(passed for _, passed in (*checks, *others))
+
+
+@needs_triton
+def test_a_backward_of_another_diagram_is_found_out(tmp_path: Path) -> None:
+    _, (_, checks) = verify_gradients(tmp_path, "causal", "attention")
+    assert [passed for _, passed in checks] == [True] * 3 + [False] * 3
 
 
 @needs_triton
@@ -135,7 +186,7 @@ def test_the_bound_follows_from_the_types() -> None:
 
 
 def compare(result: list[float], reference: list[float]) -> OutputCheck:
-    return _compare("O", torch.tensor(result), torch.tensor(reference), 1e-2)
+    return verification.compare("O", torch.tensor(result), torch.tensor(reference), 1e-2)
 
 
 def test_equal_results_pass() -> None:
@@ -153,7 +204,7 @@ def test_one_wrong_element_among_many_fails() -> None:
     right = torch.randn(300, 300, dtype=torch.float64)
     wrong = right.clone()
     wrong[7, 7] += 2.0
-    found = _compare("O", wrong, right, 1e-2)
+    found = verification.compare("O", wrong, right, 1e-2)
     assert found.error < 1e-2
     assert not found.passed
 

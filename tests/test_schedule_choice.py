@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
 from math import isfinite
 
 import pytest
@@ -156,7 +155,7 @@ def test_every_example_says_why(name: str, machine: str) -> None:
 
 
 def test_the_parts_that_are_told_make_up_the_whole() -> None:
-    for choice in (only("attention"), only("attention", "ampere"), only("matmul"), only("decode")):
+    for choice in (only("attention"), only("attention", "ampere"), only("matmul"), only("mla")):
         for each in choice.ranked[:6]:
             figures = figures_of(each)
             assert sum(figures.parts.values()) == pytest.approx(figures.seconds)
@@ -236,7 +235,9 @@ def test_the_table_ranks_the_plans_with_what_they_need() -> None:
     assert "warp-specialised" in rows[1]
     ratios = [float(re.findall(r"(\d\.\d{3})  ", row)[-1]) for row in rows[1:]]
     assert ratios[0] == 1.0
-    assert all(one <= two for one, two in pairwise(ratios))
+    assert all(each >= 1.0 for each in ratios)
+    loops = [each.prediction.seconds for each in choice.ranked if each.form is None]
+    assert loops == sorted(loops)
     assert len(ranked_table(choice, 0)) == 1
 
 

@@ -15,12 +15,24 @@ from hypothesis import strategies as st
 from napkin.algebra.derive import derive
 from napkin.language.errors import InternalError
 from napkin.machine import load_machine
-from napkin.schedule.barriers import Await, Finish, PassTurn, Release, Slot, Step, TakeTurn
-from napkin.schedule.kernel import KernelPlan, rank_kernels
+from napkin.schedule.barriers import (
+    Await,
+    Finish,
+    PassTurn,
+    Release,
+    Slice,
+    Slot,
+    Step,
+    TakeTurn,
+)
+from napkin.schedule.kernel import KernelPlan, rank_kernels, storage_types
+from napkin.schedule.layout import build_layout
+from napkin.schedule.lower import lower
 from napkin.schedule.program import Dot, Load, Loop, Program, Region
 from napkin.schedule.rewrite import rewrite
-from napkin.schedule.rotate import rotate
-from napkin.schedule.specialise import specialise
+from napkin.schedule.rotate import descend, rotate
+from napkin.schedule.shapes import ROWS, Overlap, Shape, row_axis, tiling_of
+from napkin.schedule.specialise import specialise, specialise_program
 from napkin.schedule.trips import kinds_of_groups, trips
 from napkin.schedule.warps import Ring, Specialised
 from tests.programs import (
@@ -60,6 +72,25 @@ def formed(name: str, **sizes: int) -> Specialised:
     return form
 
 
+def in_slices(name: str) -> Specialised:
+    """Return an example's form in slices, between two consumers."""
+    kernel = kernel_of(name)
+    rows = row_axis(kernel)
+    assert rows is not None
+    types = storage_types(kernel.derivation.diagram, kernel.dtype)
+    limit = kernel.machine.limits.shared_per_block
+    form: Specialised | str = ""
+    for chunk in (64, 32):
+        shape = Shape(2, ROWS, chunk, (2,), Overlap.SLICED)
+        layout = build_layout(
+            kernel.derivation, dict(kernel.sizes), types, tiling_of(kernel, rows, shape, 2)
+        )
+        form = specialise_program(lower(kernel.derivation, layout), rows, shape, limit, 2)
+        if not isinstance(form, str):
+            return form
+    raise AssertionError(form)
+
+
 def rotated(program: Program) -> Program:
     found = rotate(program)
     assert not isinstance(found, str), found
@@ -76,6 +107,16 @@ def test_a_rotated_stream_gives_what_the_reference_gives(name: str, tiles: Tiles
     arguments = arguments_of(diagram, sizes, LIMITS, 0)
     program = rotated(program_of(diagram, sizes, tiles))
     assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMED) - {"matmul"}))
+def test_a_stream_walked_back_gives_what_the_reference_gives(name: str) -> None:
+    diagram, sizes = example(name), sizes_of(example(name), SIZES, 5)
+    arguments = arguments_of(diagram, sizes, LIMITS, 0)
+    for tiles in (Tiles(16, 16), Tiles(8, 4)):
+        program = descend(program_of(diagram, sizes, tiles))
+        assert not isinstance(program, str), program
+        assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
 
 
 MASKS = (
@@ -123,8 +164,10 @@ def test_random_streams_are_the_same_rotated(text: str, size: int, keys: int, ti
         assert found == "the stream is walked more than once", text
         return
     arguments = arguments_of(diagram, sizes, {}, 0)
-    plain, turned = (run(each, arguments, sizes).outputs for each in (program, found))
-    for name, value in plain.items():
+    back = descend(program)
+    assert not isinstance(back, str), back
+    plain, *others = (run(each, arguments, sizes).outputs for each in (program, found, back))
+    for (name, value), turned in product(plain.items(), others):
         scale = float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value)))
         np.testing.assert_allclose(turned[name], value, rtol=0, atol=1e-9 * scale, err_msg=text)
 
@@ -291,7 +334,7 @@ def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
                     slot, phase = number % ring.slots, number // ring.slots & 1
                     yield "empty", (ring.name, slot), phase ^ 1
                     shared.fill((ring.name, slot), ("group", number))
-        for _ in range(1 + sum(counts)):
+        for _ in range(form.chunks[0].is_single + sum(counts)):
             for ring in form.rings:
                 if not ring.resident:
                     slot, phase = step % ring.slots, step // ring.slots & 1
@@ -308,7 +351,8 @@ def consumer(shared: Shared, me: int, groups: Sequence[Sequence[int]]) -> Waitin
         shared.turns[0] = 1
     for turn, counts in enumerate(groups):
         yield from steps_of(shared, me, form.prelude, turn, step, running)
-        for chunks, count in zip(form.chunks, (1, *counts), strict=True):
+        alone = (1,) * form.chunks[0].is_single
+        for chunks, count in zip(form.chunks, (*alone, *counts), strict=True):
             for _ in range(count):
                 yield from steps_of(shared, me, chunks.steps, turn, step, running)
                 step += 1
@@ -434,6 +478,18 @@ def test_no_warp_hangs_and_no_slot_is_overwritten(name: str, stages: int) -> Non
             simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
 
 
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("name", ["attention", "window", "differential", "document", "sigmoid"])
+def test_no_warp_hangs_where_contractions_come_in_slices(name: str, stages: int) -> None:
+    form = with_stages(in_slices(name), stages)
+    loops = len(form.chunks)
+    order = random.Random(stages)
+    for count in range(8):
+        for seed in range(4):
+            groups = [[order.randint(0, count) for _ in range(loops)] for _ in range(3)]
+            simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
+
+
 @pytest.mark.parametrize("more", [0, 1, 2])
 @pytest.mark.parametrize("name", ["causal", "differential"])
 def test_rows_of_the_next_group_may_come_early(name: str, more: int) -> None:
@@ -461,6 +517,31 @@ def test_three_consumers_take_turns() -> None:
     assert form.consumers == 3
     for seed in range(8):
         simulate(form, [[1, 5], [0, 0], [0, 7]], seed)
+
+
+@pytest.mark.parametrize("lost", [Release, Await])
+def test_the_simulation_sees_what_slices_leave_out(lost: type[Step]) -> None:
+    form = in_slices("attention")
+    loops = [
+        replace(each, steps=tuple(step for step in each.steps if not isinstance(step, lost)))
+        for each in form.chunks
+    ]
+    with pytest.raises(Fault):
+        simulate_often(replace(form, chunks=tuple(loops)), [[2, 3], [1, 4]])
+
+
+def test_a_slot_released_before_its_last_slice_is_seen() -> None:
+    form = in_slices("attention")
+
+    def early(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        last = max(i for i, step in enumerate(steps) if isinstance(step, Release))
+        first = next(i for i, step in enumerate(steps) if isinstance(step, Slice))
+        kept = [step for i, step in enumerate(steps) if i != last]
+        return (*kept[: first + 8], steps[last], *kept[first + 8 :])
+
+    chunks = tuple(replace(each, steps=early(each.steps)) for each in form.chunks)
+    with pytest.raises(Fault, match="overwritten"):
+        simulate_often(replace(form, chunks=chunks), [[2, 5]])
 
 
 @pytest.mark.parametrize("lost", [Release, Await, PassTurn])

@@ -18,7 +18,7 @@ def verdict(counted: Traffic | str) -> Verdict:
     shared, registers = (98304, 98336), (254, 255)
     return Verdict(
         "attention", "plain loop", (("q", 4096),), 1.1e-3, 1.0e-3, 0.5e-3,
-        shared, registers, 268_435_456, 4_429_185_024, counted,
+        shared, registers, 268_435_456, 4_429_185_024, (201_326_592, 56_230_000), counted,
     )  # fmt: skip
 
 
@@ -58,7 +58,13 @@ def test_missing_counters_are_said_once() -> None:
 
 def test_json_has_what_the_table_has() -> None:
     found = verdict(Traffic(1.0, 2.0, 3.0)).as_json()
-    assert found["dram_bytes"] == {"formula": 268_435_456, "read": 1.0, "written": 2.0}
+    assert found["dram_bytes"] == {
+        "formula": 268_435_456,
+        "expected_read": 201_326_592,
+        "expected_written": 56_230_000,
+        "read": 1.0,
+        "written": 2.0,
+    }
     assert found["registers"] == {"predicted": 254, "compiled": 255}
     assert "counters" not in found
     assert verdict("none").as_json()["counters"] == "none"

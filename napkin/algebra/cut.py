@@ -28,16 +28,17 @@ from napkin.diagram import (
     Input,
     Leaf,
     Output,
-    Pointwise,
     Reduce,
     implied_sizes,
     operands_of,
+    renumbered,
     topological,
     verify,
 )
 from napkin.language.source import NOWHERE, Span
 from napkin.operators import Kind
 
+_ADDED_TYPE = "fp32"  # of sums that are added up in memory
 _LONGEST_NAME = 60  # of a diagram or an array, so that a number still fits behind it
 
 
@@ -46,16 +47,18 @@ def cut(
     kept: Collection[int],
     types: Mapping[str, str],
     together: Collection[Collection[int]] = (),
+    added: Mapping[int, tuple[str, ...]] | None = None,
 ) -> tuple[Diagram, ...]:
     """Return the pieces that give the kept boxes, each its own, and last the outputs that are left.
 
     `kept` are boxes that compute something; those that no output needs are left out. An output's own
     box may be among them: it then has a piece of its own. `together` are sets of kept boxes that one piece
-    gives; what they share it computes once. `types` is the storage type of every argument and output.
+    gives; what they share it computes once. `added` are kept sums and the axes over which their piece leaves
+    their parts to be added up, in fp32. `types` is the storage type of every argument and output.
 
     Raises ValueError if two pieces would each wait for the other.
     """
-    return _Cutter(diagram, kept, types, together).pieces()
+    return _Cutter(diagram, kept, types, together, added or {}).pieces()
 
 
 def stored_types(diagram: Diagram, types: Mapping[str, str]) -> dict[int, str]:
@@ -135,6 +138,7 @@ class _Cutter:
         kept: Collection[int],
         types: Mapping[str, str],
         together: Collection[Collection[int]],
+        added: Mapping[int, tuple[str, ...]],
     ) -> None:
         self.diagram = diagram
         self.boxes = diagram.boxes
@@ -147,6 +151,7 @@ class _Cutter:
             for operand in operands_of(self.boxes[each]):
                 self.readers.setdefault(operand, []).append(each)
         self.together = [frozenset(each) for each in together]
+        self.added = added
         self.types = types
         self.stored = stored_types(diagram, types)
         self.taken = {*diagram.names, *diagram.axes, diagram.name}
@@ -158,7 +163,7 @@ class _Cutter:
 
     def pieces(self) -> tuple[Diagram, ...]:
         """Return a piece for every kept box, then one for the outputs that none of them gives."""
-        rest = [each for each in self.diagram.outputs if each.box not in self.arrays]
+        rest = [each for each in self.diagram.outputs if not self._is_given(each)]
         made = [
             self._piece([output for each in sorted(own) for output in self._outputs(each)], own)
             for own in self._groups()
@@ -166,12 +171,19 @@ class _Cutter:
         if rest:
             made.append(self._piece(rest, frozenset()))
         if len(made) == 1:
-            return (self.diagram,)
+            outputs = self.diagram.outputs
+            marked = (replace(each, added=self.added.get(each.box, ())) for each in outputs)
+            return (verify(replace(self.diagram, outputs=tuple(marked))),)
         stem = self.diagram.name[:_LONGEST_NAME]
         names = (self._fresh(f"{stem}_{number}") for number in range(1, len(made) + 1))
         return tuple(
             verify(replace(each, name=name)) for name, each in zip(names, made, strict=True)
         )
+
+    def _is_given(self, output: Output) -> bool:
+        """Return whether the piece that gives an output's box gives the output: a sum of parts is in fp32."""
+        is_cast = output.box in self.added and self.types[output.name] != _ADDED_TYPE
+        return output.box in self.arrays and not is_cast
 
     def _groups(self) -> list[frozenset[int]]:
         """Return the kept boxes by the piece that gives them, each piece after those that it reads."""
@@ -196,7 +208,7 @@ class _Cutter:
     # --- kept arrays ------------------------------------------------------------------------------
 
     def _array(self, each: int) -> _Kept:
-        dtype = self.stored[each]
+        dtype = _ADDED_TYPE if each in self.added else self.stored[each]
         for output in self.diagram.outputs:
             if output.box == each and self.types[output.name] == dtype:
                 return _Kept(output.name, output.dims, dtype, is_output=True)
@@ -227,11 +239,13 @@ class _Cutter:
 
     def _outputs(self, each: int) -> list[Output]:
         """Return what a kept box's piece gives: the diagram's outputs, and the array if it is read."""
-        found = [output for output in self.diagram.outputs if output.box == each]
+        own = [output for output in self.diagram.outputs if output.box == each]
+        found = [output for output in own if self._is_given(output)]
         array = self.arrays[each]
-        if each in self.readers and not array.is_output:
+        if (each in self.readers or found != own) and not array.is_output:
             found.append(Output(array.name, array.dims, array.dtype, each, self._span(each)))
-        return found
+        added = self.added.get(each, ())
+        return [replace(output, added=added) for output in found]
 
     # --- pieces -----------------------------------------------------------------------------------
 
@@ -249,7 +263,7 @@ class _Cutter:
                 continue
             if isinstance(box, Input):
                 arguments[box.name] = self._argument(box, each)
-            new[each] = graph.add(_moved(box, new))
+            new[each] = graph.add(renumbered(box, new))
             origin.append(each)
         whole = [each.name for each in self.diagram.arguments if each.name in arguments]
         piece = Diagram(
@@ -305,17 +319,6 @@ class _Cutter:
 
     def _span(self, each: int) -> Span:
         return self.diagram.spans[each] if self.diagram.spans else NOWHERE
-
-
-def _moved(box: Box, new: Mapping[int, int]) -> Box:
-    """Return a box with its operands renumbered."""
-    match box:
-        case Gather():
-            return replace(box, array=new[box.array], indices=tuple(new[i] for i in box.indices))
-        case Pointwise() | Reduce():
-            return replace(box, operands=tuple(new[each] for each in box.operands))
-        case _:
-            return box
 
 
 def _renaming_reads(diagram: Diagram, reached: Sequence[int]) -> dict[int, Input]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from napkin.algebra.conditions import find_condition
-from napkin.algebra.laws import check_laws
+from napkin.algebra.laws import check_laws, check_parts
+from napkin.algebra.masks import Hull
+from napkin.algebra.parts import summed_axes, with_parts
 from napkin.algebra.states import Stream
 from napkin.algebra.streams import derive_stream
 from napkin.diagram import Diagram, Gather, Graph, Input, Reduce, operands_of, topological
@@ -29,7 +31,7 @@ class Derivation:
     `group`: axes that may be split over the grid. `inner`: axes that lie on chip whole, or are
     walked in chunks inside a step if they are in `splittable`. `conditions`: for each pass, the
     mask without which a chunk contributes nothing, or None. `law_error` is the worst relative error
-    seen in the check.
+    seen in the check. `hulls` are those of comparisons, where a kernel before this one finds them.
     """
 
     diagram: Diagram
@@ -41,6 +43,7 @@ class Derivation:
     conditions: tuple[int | None, ...]
     candidates: tuple[Candidate, ...]
     law_error: float
+    hulls: tuple[tuple[int, Hull], ...] = ()
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -70,7 +73,10 @@ def derive(diagram: Diagram, *, axis: str | None = None) -> Derivation:
     axes = stream_axes(diagram) if axis is None else (axis,)
     for order, each in enumerate(axes):
         graph = Graph(diagram.boxes)
-        stream = derive_stream(graph, roots, each, names)
+        found = derive_stream(graph, roots, each, names)
+        stream = with_parts(graph, found, diagram.outputs)
+        if stream is None:
+            continue
         whole = _long_whole_axes(diagram, each)
         candidate = Candidate(each, len(stream.passes), whole)
         candidates.append(((len(whole), len(stream.passes), order), candidate, graph, stream))
@@ -82,23 +88,25 @@ def derive(diagram: Diagram, *, axis: str | None = None) -> Derivation:
     group = _group_axes(diagram, chosen.axis)
     inner = tuple(a for a in used_axes(diagram) if a != chosen.axis and a not in group)
     conditions = tuple(
-        find_condition(graph, one.accumulators, chosen.axis) if not one.stores else None
+        find_condition(graph, one.folds, chosen.axis) if not one.stores else None
         for one in stream.passes
     )
     error = check_laws(graph, stream, roots, diagram.arguments)
+    error = max(error, check_parts(graph, diagram.outputs, diagram.arguments))
     splittable = tuple(each for each in inner if is_splittable(diagram, each))
     ranked = tuple(item[1] for item in sorted(candidates, key=lambda item: item[0]))
     return Derivation(diagram, graph, stream, group, inner, splittable, conditions, ranked, error)
 
 
 def stream_axes(diagram: Diagram) -> tuple[str, ...]:
-    """Return the reduced axes, that of the last reduction first."""
+    """Return the reduced axes, that of the last reduction first, but for those that are to be grouped."""
     seen: dict[str, None] = {}
+    added = {axis for output in diagram.outputs for axis in output.added}
     for each in reversed(topological(diagram.boxes, [out.box for out in diagram.outputs])):
         box = diagram.boxes[each]
         if isinstance(box, Reduce):
             seen |= dict.fromkeys(box.over)
-    return tuple(seen)
+    return tuple(axis for axis in seen if axis not in added)
 
 
 def used_axes(diagram: Diagram) -> tuple[str, ...]:
@@ -153,10 +161,11 @@ def is_splittable(diagram: Diagram, axis: str) -> bool:
 
 
 def _group_axes(diagram: Diagram, stream: str | None) -> tuple[str, ...]:
-    reduced = {axis for box in diagram.boxes if isinstance(box, Reduce) for axis in box.over}
-    shared = set.intersection(*(set(output.axes) for output in diagram.outputs))
-    legal = shared - reduced - {stream}
-    return tuple(axis for axis in diagram.outputs[0].axes if axis in legal)
+    outputs = diagram.outputs
+    shared = set.intersection(*({*output.axes, *output.added} for output in outputs))
+    legal = shared - summed_axes(diagram.boxes, outputs) - {stream}
+    found = dict.fromkeys(axis for output in outputs for axis in output.axes)
+    return tuple(axis for axis in found if axis in legal)
 
 
 def _long_whole_axes(diagram: Diagram, stream: str) -> tuple[str, ...]:

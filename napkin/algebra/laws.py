@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from napkin.algebra.states import Accumulator, Pass, Stream
-from napkin.diagram import Argument, Graph, Input, Reduce, Size, topological
+from napkin.diagram import Argument, Graph, Input, Output, Reduce, Size, topological
 from napkin.evaluate import evaluate
 from napkin.language.errors import InternalError
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
@@ -134,6 +134,26 @@ def check_laws(
     if not worst < _BOUND:
         raise InternalError(f"the stream over `{stream.axis}` breaks its law by {worst:.1e}")
     return worst
+
+
+def check_parts(graph: Graph, outputs: Sequence[Output], arguments: Sequence[Argument]) -> float:
+    """Return the worst relative error of sums that are added up from parts; raise InternalError past 1e-8."""
+    axes = _axes(graph, [each.box for each in outputs], arguments)
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        for output in outputs:
+            for axis in output.added:
+                trial = random_trial(arguments, axes, axis)
+                parts = (_part(graph, output.box, axis, trial, ends) for ends in ((0, 4), (4, 11)))
+                whole = _part(graph, output.box, axis, trial, (0, 11))
+                worst = max(worst, _error(whole, sum(parts)))
+    if not worst < _BOUND:
+        raise InternalError(f"a sum differs from its parts by {worst:.1e}")
+    return worst
+
+
+def _part(graph: Graph, box: int, axis: str, trial: Trial, bounds: tuple[int, int]) -> Array:
+    return evaluate(graph, [box], **_chunk(graph, axis, trial, bounds))[box]
 
 
 def _trial_error(graph: Graph, stream: Stream, outputs: Sequence[int], trial: Trial) -> float:

@@ -5,7 +5,8 @@ In: a `View`. Out: `Step`s. See docs/algebra.md, "Masks as bounds", and the pape
 
 from __future__ import annotations
 
-from napkin.algebra.masks import Interval, Variation, interval
+from napkin.algebra.affine import Variation
+from napkin.algebra.masks import Interval, interval
 from napkin.algebra.naming import stream_leaves
 from napkin.algebra.view import Step, View
 from napkin.diagram import Constant, Edge, Extreme, Gather, Index, Input, Pointwise, topological
@@ -110,6 +111,11 @@ def _group_steps(view: View) -> list[Step]:
             )
     if not lines:
         lines.append("every array carries all of them: nothing is transferred twice")
+    lines += [
+        f"{output.name} sums {' '.join(output.added)}: every group adds its part, in no fixed order"
+        for output in view.derivation.diagram.outputs
+        if output.added
+    ]
     title = f"group partition: everything is woven over {' '.join(group)}"
     result = f"groups over {' '.join(group)}, each with a state of its own"
     return [Step(title, "paper, section 4: group partition", tuple(lines), result)]

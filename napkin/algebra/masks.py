@@ -7,38 +7,29 @@ Everything else in them may be any whole number that does not vary along the str
 axis, a length, what is read from data.
 
 Bounds are boxes over `Edge` leaves, the first and last index of each axis in the tile, and over `Extreme`
-boxes, the least and greatest value in the tile of a number that varies over it. See docs/algebra.md,
-"Masks as bounds".
+boxes, the least and greatest value in the tile of a number that varies over it. A comparison with values
+that lie along the stream has no bounds of its own; where a `Hull` of it is known, its ends are read from
+there. See docs/algebra.md, "Masks as bounds".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import reduce as fold
-from typing import TypeVar
+from types import MappingProxyType
 
-from napkin.diagram import (
-    Constant,
-    Edge,
-    Extreme,
-    Graph,
-    Index,
-    Pointwise,
-    State,
-    operands_of,
-    topological,
+from napkin.algebra.affine import (
+    COMPARISONS,
+    Affine,
+    Variation,
+    affine_form,
+    scaled,
+    signed_sum,
 )
-from napkin.operators import Kind
+from napkin.diagram import Edge, Extreme, Graph, Pointwise
 
-
-class Variation(Enum):
-    """How a whole number varies over a tile: not at all, over what is held of it, over more than that."""
-
-    NONE = "none"
-    INSIDE = "inside"
-    BEYOND = "beyond"
+FARTHEST = 2**30  # a bound that no axis reaches, far enough from overflow to be added to
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +52,50 @@ class Bounds:
     residual: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Hull:
+    """Where along the stream a comparison may hold, and where it surely does: boxes, a number a row.
+
+    It holds nowhere outside `[first, stop)`, and throughout `[sure_first, sure_stop)`.
+    """
+
+    first: int
+    stop: int
+    sure_first: int
+    sure_stop: int
+
+
+NO_HULLS: Mapping[int, Hull] = MappingProxyType({})
+
+
 def interval(
-    graph: Graph, condition: int | None, axis: str, variation: Callable[[int], Variation]
+    graph: Graph,
+    condition: int | None,
+    axis: str,
+    variation: Callable[[int], Variation],
+    hulls: Mapping[int, Hull] = NO_HULLS,
 ) -> Bounds:
     """Return the bounds of a condition along an axis.
 
     `variation(box)` says how a whole number varies over a tile, so that it or its ends may stand in a
-    loop's bound.
+    loop's bound. `hulls` are those of comparisons, where they are known.
     """
     if condition is None:
         return Bounds(Interval(), Interval(), None)
     box = graph[condition]
     if isinstance(box, Pointwise) and box.operator in ("and", "or", "not"):
         if box.operator == "not":
-            opened = _negate(graph, box.operands[0])
+            opened = negated(graph, box.operands[0])
             if opened is None:
                 return _unknown(condition)
-            return interval(graph, opened, axis, variation)
-        left, right = (interval(graph, each, axis, variation) for each in box.operands)
+            return interval(graph, opened, axis, variation, hulls)
+        left, right = (interval(graph, each, axis, variation, hulls) for each in box.operands)
         if box.operator == "and":
             return _both(graph, left, right)
         return _either(graph, condition, left, right)
-    if isinstance(box, Pointwise) and box.operator in _COMPARISONS:
+    if condition in hulls:
+        return _within(graph, condition, hulls[condition], variation)
+    if isinstance(box, Pointwise) and box.operator in COMPARISONS:
         bounds = _compare(graph, box, axis, variation)
         if bounds is not None:
             return bounds
@@ -94,10 +107,25 @@ def _unknown(condition: int) -> Bounds:
 
 
 _NEGATED = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
-_COMPARISONS = {"lt", "le", "gt", "ge", "eq"}
 
 
-def _negate(graph: Graph, condition: int) -> int | None:
+def _within(
+    graph: Graph, condition: int, hull: Hull, variation: Callable[[int], Variation]
+) -> Bounds:
+    """Return the bounds of a comparison that has a hull."""
+    found: list[int] = []
+    some = (hull.first, "least", "start"), (hull.stop, "greatest", "stop")
+    sure = (hull.sure_first, "greatest", "start"), (hull.sure_stop, "least", "stop")
+    for each, end, bounds in (*some, *sure):
+        varies = variation(each)
+        if varies is Variation.BEYOND:
+            return _unknown(condition)
+        found.append(each if varies is Variation.NONE else graph.add(Extreme(each, end, bounds)))
+    return Bounds(Interval(*found[:2]), Interval(*found[2:]), None)
+
+
+def negated(graph: Graph, condition: int) -> int | None:
+    """Return a condition's negation with `not` pushed one step inwards, None if it has no such form."""
     box = graph[condition]
     if not isinstance(box, Pointwise):
         return None
@@ -162,104 +190,10 @@ def _join(graph: Graph, operator: str, a: int | None, b: int | None) -> int | No
 # --- affine comparisons ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Affine:
-    """Coefficients of indices by axis, of boxes (uniform in a tile, or varying over it), and a constant."""
-
-    indices: tuple[tuple[str, int], ...] = ()
-    uniform: tuple[tuple[int, int], ...] = ()
-    varying: tuple[tuple[int, int], ...] = ()
-    constant: int = 0
-
-    def plus(self, other: _Affine, sign: int) -> _Affine:
-        return _Affine(
-            _sum(self.indices, other.indices, sign),
-            _sum(self.uniform, other.uniform, sign),
-            _sum(self.varying, other.varying, sign),
-            self.constant + sign * other.constant,
-        )
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it is a constant alone."""
-        return not (self.indices or self.uniform or self.varying)
-
-
-Key = TypeVar("Key", str, int)
-
-
-def _sum(
-    left: tuple[tuple[Key, int], ...], right: tuple[tuple[Key, int], ...], sign: int
-) -> tuple[tuple[Key, int], ...]:
-    total = dict(left)
-    for key, coefficient in right:
-        total[key] = total.get(key, 0) + sign * coefficient
-    return tuple((key, coefficient) for key, coefficient in total.items() if coefficient)
-
-
-_MAX_COEFFICIENT = 4096
-
-
-def _affine(
-    graph: Graph, each: int, axis: str, variation: Callable[[int], Variation]
-) -> _Affine | None:
-    """Return a box as an affine form in the axis's index, None if it is none."""
-    box = graph[each]
-    if isinstance(box, Index):
-        return _Affine(indices=((box.axis, 1),))
-    if isinstance(box, Constant) and box.kind is Kind.INT:
-        return _Affine(constant=int(box.value))
-    if box.kind is not Kind.INT:
-        return None
-    if variation(each) is Variation.NONE:
-        return _Affine(uniform=((each, 1),))
-    found = _affine_pointwise(graph, box, axis, variation) if isinstance(box, Pointwise) else None
-    if (
-        found is None
-        and variation(each) is Variation.INSIDE
-        and _is_known_before(graph, each, axis)
-    ):
-        return _Affine(varying=((each, 1),))
-    return found
-
-
-def _is_known_before(graph: Graph, each: int, axis: str) -> bool:
-    """Return whether a number varies neither along the stream nor with its states."""
-    below = [graph[i] for i in topological(graph, [each])]
-    return not any(axis in box.axes or isinstance(box, State) for box in below)
-
-
-def _affine_pointwise(
-    graph: Graph, box: Pointwise, axis: str, variation: Callable[[int], Variation]
-) -> _Affine | None:
-    parts = [_affine(graph, operand, axis, variation) for operand in operands_of(box)]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    if box.operator == "neg":
-        return _scaled(known[0], -1)
-    if box.operator in ("add", "sub"):
-        return known[0].plus(known[1], 1 if box.operator == "add" else -1)
-    if box.operator == "mul":
-        for one, other in (known, known[::-1]):
-            if one.is_number and abs(one.constant) <= _MAX_COEFFICIENT:
-                return _scaled(other, one.constant)
-    return None
-
-
-def _scaled(affine: _Affine, factor: int) -> _Affine:
-    return _Affine(
-        tuple((axis, c * factor) for axis, c in affine.indices),
-        tuple((box, c * factor) for box, c in affine.uniform),
-        tuple((box, c * factor) for box, c in affine.varying),
-        affine.constant * factor,
-    )
-
-
 def _compare(
     graph: Graph, box: Pointwise, axis: str, variation: Callable[[int], Variation]
 ) -> Bounds | None:
-    left, right = (_affine(graph, each, axis, variation) for each in box.operands)
+    left, right = (affine_form(graph, each, axis, variation) for each in box.operands)
     if left is None or right is None:
         return None
     difference = left.plus(right, -1)  # compared with 0
@@ -267,99 +201,60 @@ def _compare(
         return None
     if box.operator == "eq":
         below = _at_most(graph, difference, axis)
-        above = _at_most(graph, _scaled(difference, -1), axis)
+        above = _at_most(graph, scaled(difference, -1), axis)
         return _both(graph, below, above)
     if box.operator in ("gt", "ge"):
-        difference = _scaled(difference, -1)
+        difference = scaled(difference, -1)
     if box.operator in ("lt", "gt"):
-        difference = difference.plus(_Affine(constant=1), 1)
+        difference = difference.plus(Affine(constant=1), 1)
     return _at_most(graph, difference, axis)
 
 
-def isolate(graph: Graph, comparison: int, axis: str) -> int:
-    """Return an affine comparison with the axis's index alone on one side: a row against a column.
-
-    `q - x < w` compares a whole tile of differences; `x > q - w` two vectors. Anything else comes
-    back as it is.
-    """
-    box = graph[comparison]
-    if not isinstance(box, Pointwise) or box.operator not in _COMPARISONS | {"ne"}:
-        return comparison
-
-    def variation(each: int) -> Variation:
-        return Variation.INSIDE if graph[each].axes else Variation.NONE
-
-    sides = (_affine(graph, each, axis, variation) for each in box.operands)
-    left, right = sides
-    if left is None or right is None:
-        return comparison
-    difference = left.plus(right, -1)
-    coefficient = dict(difference.indices).get(axis)
-    if coefficient not in (1, -1):
-        return comparison
-    rest = difference.plus(_Affine(indices=((axis, coefficient),)), -1)
-    # coefficient * axis + rest OP 0
-    alone = _linear(graph, _scaled(rest, -coefficient))
-    operator = box.operator if coefficient == 1 else _MIRRORED[box.operator]
-    return graph.pointwise(operator, graph.add(Index(axis)), alone)
-
-
-_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
-
-
-def _linear(graph: Graph, affine: _Affine) -> int:
-    """Return an affine form as a box."""
-    terms = [(graph.add(Index(axis)), coefficient) for axis, coefficient in affine.indices]
-    return _signed_sum(graph, [*terms, *affine.uniform, *affine.varying], affine.constant)
-
-
-def _at_most(graph: Graph, difference: _Affine, axis: str) -> Bounds:
+def _at_most(graph: Graph, difference: Affine, axis: str) -> Bounds:
     """Return the bounds of: coefficient * axis + rest <= 0.
 
     Both ends are one floor division of an affine form that is negative only where the end itself
     lies before the axis's start, so that a division rounding to zero gives the same loop.
     """
     coefficient = dict(difference.indices)[axis]
-    rest = difference.plus(_Affine(indices=((axis, coefficient),)), -1)
+    rest = difference.plus(Affine(indices=((axis, coefficient),)), -1)
     if coefficient > 0:  # axis < floor(-rest / c) + 1 = floor((c - rest) / c)
-        stop = _scaled(rest, -1).plus(_Affine(constant=coefficient), 1)
-        last, first = (_quotient(graph, stop, coefficient, low=low) for low in (False, True))
+        stop = scaled(rest, -1).plus(Affine(constant=coefficient), 1)
+        last, first = (
+            _quotient(graph, stop, coefficient, low=low, bounds="stop") for low in (False, True)
+        )
         return Bounds(Interval(None, last), Interval(None, first), None)
     # axis >= ceil(rest / |c|) = floor((rest + |c| - 1) / |c|)
-    start = rest.plus(_Affine(constant=-coefficient - 1), 1)
-    first, last = (_quotient(graph, start, -coefficient, low=low) for low in (True, False))
+    start = rest.plus(Affine(constant=-coefficient - 1), 1)
+    first, last = (
+        _quotient(graph, start, -coefficient, low=low, bounds="start") for low in (True, False)
+    )
     return Bounds(Interval(first, None), Interval(last, None), None)
 
 
-def _quotient(graph: Graph, affine: _Affine, by: int, *, low: bool) -> int:
-    value = _extreme(graph, affine, low=low)
+def _quotient(graph: Graph, affine: Affine, by: int, *, low: bool, bounds: str) -> int:
+    value = _extreme(graph, affine, low=low, bounds=bounds)
     return value if by == 1 else graph.pointwise("floordiv", value, graph.constant(by))
 
 
-def _extreme(graph: Graph, affine: _Affine, *, low: bool) -> int:
+def _extreme(graph: Graph, affine: Affine, *, low: bool, bounds: str) -> int:
     """Return the least (or greatest) value of an affine form over the tile, as a box."""
     terms = [
         (graph.add(Edge(axis, "first" if (coefficient > 0) == low else "last")), coefficient)
         for axis, coefficient in affine.indices
     ]
+    opposite = {"start": "stop", "stop": "start"}[bounds]
     terms += [
-        (graph.add(Extreme(box, "least" if (coefficient > 0) == low else "greatest")), coefficient)
+        (
+            graph.add(
+                Extreme(
+                    box,
+                    "least" if (coefficient > 0) == low else "greatest",
+                    bounds if coefficient > 0 else opposite,
+                )
+            ),
+            coefficient,
+        )
         for box, coefficient in affine.varying
     ]
-    return _signed_sum(graph, [*terms, *affine.uniform], affine.constant)
-
-
-def _signed_sum(graph: Graph, terms: Sequence[tuple[int, int]], constant: int) -> int:
-    """Return boxes by coefficients and a constant, what is added before what is taken away."""
-    total: int | None = None
-    for box, coefficient in sorted(terms, key=lambda term: term[1] < 0):
-        size = graph.constant(abs(coefficient))
-        value = box if abs(coefficient) == 1 else graph.pointwise("mul", size, box)
-        if total is None:
-            total = value if coefficient > 0 else graph.pointwise("neg", value)
-        else:
-            total = graph.pointwise("add" if coefficient > 0 else "sub", total, value)
-    if total is None or constant == 0:
-        return graph.constant(constant) if total is None else total
-    operator = "add" if constant > 0 else "sub"
-    return graph.pointwise(operator, total, graph.constant(abs(constant)))
+    return signed_sum(graph, [*terms, *affine.uniform], affine.constant)

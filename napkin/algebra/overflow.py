@@ -30,7 +30,7 @@ def warnings(derivation: Derivation) -> tuple[Diagnostic, ...]:
 def _unbounded(derivation: Derivation) -> Iterator[int]:
     if derivation.stream is None:
         return
-    boxes = derivation.diagram.boxes
+    boxes = derivation.graph
     for each in (each for one in derivation.stream.passes for each in one.reductions):
         box = boxes[each.box]
         if isinstance(box, Reduce) and box.operator == "sum" and each.rule is not Rule.CARRY:

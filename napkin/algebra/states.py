@@ -101,11 +101,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One walk along the axis: accumulators in order, and the outputs (by number) it stores."""
+    """One walk along the axis: accumulators in order, and the outputs (by number) it stores.
+
+    `parts` are outputs that carry the axis and are added up in memory: what a chunk adds, folded as into a
+    state.
+    """
 
     accumulators: tuple[Accumulator, ...]
     reductions: tuple[StreamedReduction, ...]
     stores: tuple[tuple[int, int], ...]
+    parts: tuple[tuple[int, Accumulator], ...] = ()
+
+    @property
+    def folds(self) -> tuple[Accumulator, ...]:
+        """Everything that a chunk is folded into: states, and parts of outputs."""
+        return (*self.accumulators, *(each for _, each in self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +131,8 @@ class Stream:
     def accumulators(self) -> tuple[Accumulator, ...]:
         """Every state variable of every pass."""
         return tuple(each for one in self.passes for each in one.accumulators)
+
+    @property
+    def folds(self) -> tuple[Accumulator, ...]:
+        """Everything that a chunk of any pass is folded into."""
+        return tuple(each for one in self.passes for each in one.folds)

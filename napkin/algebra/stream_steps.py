@@ -72,7 +72,9 @@ def _normal_form(view: View, stream: Stream) -> Step:
     lines = [f"{view.left_side(each.box)} = {_opened(view, each.box)}" for each in reductions]
     for number, box in enumerate(view.derivation.outputs):
         if box not in view.reductions:
-            lines.append(f"{view.output(number)} = {view.own.text(box)}")
+            added = view.derivation.diagram.outputs[number].added
+            text = _opened(view, box) if added else view.own.text(box)
+            lines.append(f"{view.output(number)} = {text}")
     result = f"{len(reductions)} over {axis}, in order of dependency"
     title = f"normal form: the reductions over `{axis}`"
     return Step(title, 'docs/algebra.md, "Normal form"', tuple(lines), result)
@@ -166,11 +168,19 @@ def _body(view: View, stream: Stream, one: Pass, which: str) -> Step:
     printer = view.moving(one)
     lines = [_update(printer, each) for each in one.accumulators]
     lines += [f"{view.output(number)} = {view.final.text(box)}" for number, box in one.stores]
-    written = ", ".join(view.output(number) for number, _ in one.stores)
+    lines += [_part(printer, view.output(number), each) for number, each in one.parts]
+    ends = (*one.stores, *one.parts)
+    written = ", ".join(view.output(number) for number, _ in ends)
     moved = f"{_names(one, '{}_old')} -> {_names(one, '{}_new')}"
     result = f"the chunk's part of {written}" if written else moved
+    result = f"{moved}; {result}" if one.parts and one.accumulators else result
     title = f"body{which}: for each chunk of `{stream.axis}`"
     return Step(title, f"paper, section 4: body; {_BODY}", tuple(lines), result)
+
+
+def _part(printer: Printer, output: str, each: Accumulator) -> str:
+    """Return what a chunk adds to an output in memory."""
+    return f"{output} += {printer.contribution(each.operator, each.factors, each.over)}"
 
 
 def _update(printer: Printer, each: Accumulator) -> str:

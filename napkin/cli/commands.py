@@ -20,6 +20,7 @@ from napkin.cli.terminal import (
 if TYPE_CHECKING:
     from napkin.api import Diagram
     from napkin.draw.cost import Measured
+    from napkin.runtime.verify import Verification
     from napkin.schedule.cost import Cost
 
 _FAILED = 1
@@ -215,25 +216,50 @@ def compile_command(arguments: argparse.Namespace) -> int:
 
 
 def verify_command(arguments: argparse.Namespace) -> int:
-    diagram = load_diagram(arguments)
-    if arguments.grad:
-        raise mistake(
-            "N609",
-            "gradients are not derived yet, so there are none to verify",
-            "leave --grad out, to verify the forward kernel",
-        )
+    from napkin.api import load
+
+    diagram = load(arguments.file, arguments.diagram)
     with patience("importing torch"):
         from napkin.runtime.gpus import machine_at_hand
-        from napkin.runtime.verify import verify
     machine = arguments.machine or machine_at_hand().name
+    found = _verify_gradient if arguments.grad else _verify_kernel
+    passed = True
+    for verification in found(arguments, diagram, machine):
+        print(verification)
+        passed &= verification.passed
+    if not passed:
+        say("error: a kernel is farther from the reference than its types explain")
+    return 0 if passed else _FAILED
+
+
+def _verify_kernel(
+    arguments: argparse.Namespace, diagram: Diagram, machine: str
+) -> tuple[Verification, ...]:
+    from napkin.runtime.verify import verify
+
     with patience("planning"):
         plan = diagram.plan(machine, sizes=arguments.sizes, dtype=arguments.dtype)
     with patience("running the kernel and the reference"):
-        verification = verify(plan, sizes=arguments.sizes, seed=arguments.seed)
-    print(verification)
-    if not verification.passed:
-        say("error: the kernel is farther from the reference than its types explain")
-    return 0 if verification.passed else _FAILED
+        return (verify(plan, sizes=arguments.sizes, seed=arguments.seed),)
+
+
+def _verify_gradient(
+    arguments: argparse.Namespace, diagram: Diagram, machine: str
+) -> tuple[Verification, ...]:
+    from napkin.algebra.gradient import differentiate
+    from napkin.api import Diagram
+    from napkin.runtime.verify_gradient import verify_gradient
+
+    gradient, sizes = differentiate(diagram.core), arguments.sizes or {}
+    axes = gradient.backward.axes
+    among = {axis: size for axis, size in sizes.items() if axis in axes}
+    with patience("planning"):
+        forward = Diagram(gradient.forward).plan(machine, sizes=sizes, dtype=arguments.dtype)
+        backward = Diagram(gradient.backward).plan(machine, sizes=among, dtype=arguments.dtype)
+    with patience("running the kernels and the references"):
+        return verify_gradient(
+            diagram.core, gradient, forward, backward, sizes=sizes, seed=arguments.seed
+        )
 
 
 def bench_command(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ from napkin.diagram.boxes import (
     State,
     operands_of,
 )
-from napkin.diagram.graph import Graph, join_axes, substitute, topological
+from napkin.diagram.graph import Graph, join_axes, renumbered, substitute, topological
 from napkin.diagram.printing import print_call, print_constant, print_diagram, print_dims
 from napkin.diagram.signature import (
     Argument,
@@ -72,6 +72,7 @@ __all__ = [
     "print_constant",
     "print_diagram",
     "print_dims",
+    "renumbered",
     "storage_types",
     "substitute",
     "topological",

@@ -67,10 +67,14 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """The `least` or `greatest` value of a whole number over the tile at hand; only in derivations."""
+    """The `least` or `greatest` value of a whole number over the tile at hand; only in derivations.
+
+    `bounds` says which end of a walk it bounds, `start` or `stop`, and is empty if it bounds none.
+    """
 
     operand: int
     end: str
+    bounds: str = "start"
     kind: Kind = Kind.INT
     axes: tuple[str, ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from napkin.diagram.boxes import Box, Constant, Extreme, Gather, Pointwise, Reduce, operands_of
 from napkin.language.errors import InternalError
@@ -107,6 +108,19 @@ def substitute(graph: Graph, roots: Sequence[int], replacement: Mapping[int, int
     return [new[root] for root in roots]
 
 
+def renumbered(box: Box, new: Mapping[int, int]) -> Box:
+    """Return a box with its operands renumbered, as another list of boxes has them."""
+    match box:
+        case Gather():
+            return replace(box, array=new[box.array], indices=tuple(new[i] for i in box.indices))
+        case Pointwise() | Reduce():
+            return replace(box, operands=tuple(new[each] for each in box.operands))
+        case Extreme():
+            return replace(box, operand=new[box.operand])
+        case _:
+            return box
+
+
 def _rebuild(graph: Graph, box: Box, children: tuple[int, ...]) -> int:
     match box:
         case Pointwise():
@@ -116,6 +130,6 @@ def _rebuild(graph: Graph, box: Box, children: tuple[int, ...]) -> int:
         case Gather():
             return graph.gather(children[0], children[1:])
         case Extreme():
-            return graph.add(Extreme(children[0], box.end))
+            return graph.add(replace(box, operand=children[0]))
         case _:
             raise InternalError(f"a leaf box has operands: {box}")

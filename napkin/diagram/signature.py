@@ -46,13 +46,18 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A result: its name, dims in memory order, the box that gives it; `dtype` None for the inputs' type."""
+    """A result: its name, dims in memory order, the box that gives it; `dtype` None for the inputs' type.
+
+    `added` are axes that its box sums, and whose parts of the sum are added up in memory, in no fixed order:
+    a kernel may then be grouped over them.
+    """
 
     name: str
     dims: tuple[tuple[str, ...], ...]
     dtype: str | None
     box: int
     span: Span = field(default=NOWHERE, compare=False)
+    added: tuple[str, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -31,7 +31,15 @@ def verify(diagram: Diagram) -> Diagram:
     for output in diagram.outputs:
         if set(output.axes) != set(diagram.boxes[output.box].axes):
             raise InternalError(f"output {output.name} differs from its box in axes")
+        if not set(output.added) <= _summed(diagram.boxes[output.box]):
+            raise InternalError(
+                f"output {output.name} is no sum over what its parts are added up over"
+            )
     return diagram
+
+
+def _summed(box: Box) -> set[str]:
+    return set(box.over) if isinstance(box, Reduce) and box.operator == "sum" else set()
 
 
 def _verify_axes(diagram: Diagram, box: Box) -> None:

@@ -53,6 +53,7 @@ from napkin.schedule.trips import multiplicity
 
 _CELL = 12.0
 _ROW = 20.0
+_APART = 48  # between cells of a row: readers' fonts differ in width
 _LEGEND = 24.0
 _NAMES = {"global": "global", "shared": "shared", "register": "registers", "tensor": "tensor cores"}
 
@@ -131,7 +132,7 @@ def _widened(columns: tuple[Column, ...], cells: _Cells) -> tuple[Column, ...]:
         here = {row: runs for (row, at), runs in cells.items() if at == number}
         middle = (column.right + column.end) / 2 + shift
         need = [
-            ends.get(row, -1e9) + 12 + label_width(runs, _CELL) / 2 - middle
+            ends.get(row, -1e9) + _APART + label_width(runs, _CELL) / 2 - middle
             for row, runs in here.items()
         ]
         shift += max(0.0, *need) if need else 0.0
@@ -152,7 +153,7 @@ def _draw_table(
         scene.columns[-1].left,
         *(_reach(scene, column, runs) for (_, column), runs in cells.items()),
     )
-    right += 20
+    right += _APART
     end = right + max(text_width(each, _CELL) for each in sums)
     words: list[Word] = []
     strokes: list[Stroke] = []

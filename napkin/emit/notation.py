@@ -68,6 +68,8 @@ class Notation:
             case Assign():
                 return f"{statement.target} = {statement.source}"
             case Store():
+                if statement.adds:
+                    return f"add to {statement.array}: {operand(statement.source)}"
                 return f"store {statement.array} = {operand(statement.source)}"
             case Loop():
                 return self._loop(statement)

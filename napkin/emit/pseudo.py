@@ -148,6 +148,9 @@ def _groups(program: Program) -> str:
         return "one group"
     tiles = " ".join(f"{axis}:{program.axis(axis).tile}" for axis in reversed(program.grid))
     last = "".join(f"; {axis} from its end" for axis in program.descending)
+    if program.band is not None:
+        band = program.band
+        last += f"; {band.tiles} tiles of {band.axis} for all of {', '.join(band.over)}"
     return f"groups [{tiles}] in parallel, the fastest first: {', '.join(program.grid)}{last}"
 
 

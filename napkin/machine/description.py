@@ -25,7 +25,7 @@ class Level:
     and from the children, in bytes a second for the whole machine, None where it never binds or nobody
     publishes it. `granularity` is the unit
     of allocation in bytes. A level `within` another uses up the other's capacity: tensor-core
-    fragments are registers.
+    fragments are registers. A cache in parts may hold a line once in each: `copies`.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Level:
     bandwidth: float | None
     within: str | None
     source: str
+    copies: float = 1.0
 
     @property
     def capacity(self) -> int:
@@ -104,6 +105,11 @@ class Limits:
     shared_reserved_per_block: int
     coalesced_bytes: int
     source: str
+
+    def registers(self, warps: int) -> int:
+        """Return the registers that a thread of a block of so many warps may have."""
+        shared_out = self.registers_per_block // (self.threads_per_warp * warps)
+        return min(self.registers_per_thread, shared_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,7 @@ def _level(table: Table, *, clock: float | None) -> Level:
         bandwidth=per_second,
         within=table.optional("within", table.text),
         source=table.text("source"),
+        copies=table.optional("copies", table.number) or 1.0,
     )
     table.close()
     return level

@@ -215,7 +215,7 @@ class _Count:
                 elif each not in settled:
                     settled.add(each)
                     once += self._box_operations(self.graph[each])
-            for state in one.accumulators:
+            for state in one.folds:
                 step += self._fold_operations(state)
         for each in topological(self.graph, self._phases()[-1]):
             if each not in settled:
@@ -275,7 +275,7 @@ class _Count:
 
 
 def _pass_roots(one: Pass) -> list[int]:
-    roots = [factor for each in one.accumulators for factor in each.factors]
+    roots = [factor for each in one.folds for factor in each.factors]
     roots += [t.factor for each in one.accumulators for t in each.transport if t.factor is not None]
     return roots + [box for _, box in one.stores]
 

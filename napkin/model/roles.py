@@ -115,7 +115,9 @@ def _default_roles(derivation: Derivation) -> dict[str, Role]:
     for axis in derivation.diagram.axes:
         if axis == stream:
             roles[axis] = Role.STREAM
-        elif axis not in derivation.group or any(axis not in each.axes for each in contractions):
+        elif axis not in derivation.group or any(
+            axis not in (*each.axes, *each.over) for each in contractions
+        ):
             # Groups of an axis that a contraction lacks would repeat the contraction.
             roles[axis] = Role.WHOLE
         else:

@@ -29,12 +29,19 @@ class Kernel:
 
     `source`, `plan` and `cost` are those for the file's sizes in bf16; a call with other types or
     another head size makes its own kernel. `operator` is the same as an operator of torch's.
+    `deterministic` says whether results and gradients must be the same bits every time (docs/training.md).
     """
 
-    def __init__(self, diagram: Diagram, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        diagram: Diagram,
+        machine: Machine | None = None,
+        deterministic: bool | None = None,
+    ) -> None:
         self._diagram = diagram
         self._machine = machine
-        self.operator: Operator = operator_of(diagram, machine)
+        self._deterministic = deterministic
+        self.operator: Operator = operator_of(diagram, machine, deterministic=deterministic)
 
     @property
     def name(self) -> str:
@@ -48,7 +55,8 @@ class Kernel:
         from napkin.schedule.plan import make_plan
 
         machine = self._machine or machine_at_hand()
-        return make_plan(derive(self._diagram), machine, dtype=DEFAULT_TYPE)
+        order = self._deterministic
+        return make_plan(derive(self._diagram), machine, dtype=DEFAULT_TYPE, deterministic=order)
 
     @cached_property
     def source(self) -> str:
@@ -62,9 +70,9 @@ class Kernel:
 
         return cost_of(self.plan)
 
-    def __reduce__(self) -> tuple[type[Kernel], tuple[Diagram, Machine | None]]:
+    def __reduce__(self) -> tuple[type[Kernel], tuple[Diagram, Machine | None, bool | None]]:
         """Copy and pickle as what it was made from: a model that holds a kernel is copied and saved."""
-        return Kernel, (self._diagram, self._machine)
+        return Kernel, (self._diagram, self._machine, self._deterministic)
 
     def __repr__(self) -> str:
         machine = self._machine.name if self._machine else "the GPU at hand"

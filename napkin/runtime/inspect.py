@@ -158,6 +158,8 @@ def specialised_arguments(
         if name in boxes:
             kind = TRITON_TYPES[form.program.array(boxes[name].array).dtype]
             arguments.signature[name] = _box_type(boxes[name], kind, dict(functions.constants))
+        elif name == functions.counter:
+            arguments.pointer(name, TRITON_TYPES["int32"])
         else:
             known[name](arguments)
     return arguments

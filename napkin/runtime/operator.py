@@ -5,8 +5,9 @@ the torch reference; fake and meta tensors get shapes alone. So `torch.compile` 
 it as one node. Under autocast, arrays of rank two and more whose type the diagram leaves open are
 computed in autocast's type. `vmap` runs the diagram over one more axis (napkin.algebra.batch).
 
-A call goes straight to launches that were recorded (napkin.runtime.launch) where nothing of torch's is to see
-it: no gradient, no transform, no mode. Every other call goes through torch's dispatcher.
+A call like one before goes straight to launches that were recorded (napkin.runtime.launch), through autograd
+alone if it leads to gradients (napkin.runtime.operator_recorded), where nothing of torch's is to see it: no
+transform, no mode. Every other call goes through torch's dispatcher.
 
 The name is the diagram's and a digest of its text and machine: the same diagram is the same operator,
 in every process.
@@ -15,7 +16,7 @@ in every process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from threading import RLock
 from typing import Any
 
@@ -29,8 +30,10 @@ from napkin.machine import Machine
 from napkin.runtime.arguments import SCALARS, Call, bind, prepare
 from napkin.runtime.cache import digest
 from napkin.runtime.data import TORCH_TYPES
+from napkin.runtime.launch import Layout, layout_of, nothing_listens, quiet
 from napkin.runtime.operator_gradient import Rule, direct_autograd, is_wide
-from napkin.runtime.operator_kernels import Kernels
+from napkin.runtime.operator_kernels import LAYOUTS, Kernels
+from napkin.runtime.operator_recorded import Recorded
 from napkin.runtime.reference import torch_reference
 
 Tensors = tuple[torch.Tensor, ...]
@@ -49,13 +52,20 @@ class Operator:
     of which this one is the forward that keeps something for the backward.
     """
 
-    def __init__(self, diagram: Diagram, machine: Machine | None, name: str) -> None:
+    def __init__(
+        self,
+        diagram: Diagram,
+        machine: Machine | None,
+        name: str,
+        deterministic: bool | None = None,
+    ) -> None:
         self.diagram = diagram
         self.machine = machine
         self.name = name
-        self.kernels = Kernels(diagram, machine)
+        self.kernels = Kernels(diagram, machine, deterministic)
         self.trains: Operator | None = None
         self._rules: dict[tuple[tuple[str, ...], bool], Rule] = {}
+        self._recorded: dict[tuple[Layout, tuple[int, ...]], Recorded] = {}
         self._holes = tuple(
             None if each.dtype in SCALARS else (len(each.dims), each.dtype or "fp32")
             for each in diagram.arguments
@@ -68,18 +78,25 @@ class Operator:
         """Run the diagram; return its output, or a tuple of them."""
         if torch.compiler.is_compiling():
             return self._traced(arguments)
-        if _nothing_listens():
-            found = self.kernels.again(arguments)
-            if found is not None:
+        if (self.kernels.launches or self._recorded) and nothing_listens() and quiet():
+            layout, asks = layout_of(arguments), _asking(arguments)
+            again = (
+                self._recorded.get((layout, asks)) if asks else self.kernels.launches.get(layout)
+            )
+            if again is not None:
+                found = again.run(arguments)
                 return found[0] if len(found) == 1 else found
         if not self._fit(arguments):
             arguments = tuple(prepare(self.diagram, arguments).values())
         values = self.lowered(arguments)
         _refuse_tangents(self.diagram, values)
         wanted = self.wanted(values)
-        if wanted:
-            return self.rule(wanted, wide=is_wide(values)).apply(values)
-        return self.overload(*values)
+        if not wanted:
+            return self.overload(*values)
+        rule = self.rule(wanted, wide=is_wide(values))
+        found = rule.apply(values)
+        self._record(rule, values, found)
+        return found
 
     def run(self, *values: Any) -> Any:
         """Compute: what torch's dispatcher calls in the end, on the GPU or the CPU."""
@@ -110,7 +127,8 @@ class Operator:
         known = self._rules.get((wanted, wide))
         if known is None:
             with _MAKING:
-                known = Rule.of(self, wanted, operator_of, wide=wide)
+                make = partial(operator_of, deterministic=self.kernels.deterministic)
+                known = Rule.of(self, wanted, make, wide=wide)
                 known = self._rules.setdefault((wanted, wide), known)
         return known
 
@@ -127,7 +145,8 @@ class Operator:
         """Run over a further axis of some arguments; return the outputs, and where each has that axis."""
         pairs = zip(self.diagram.arguments, in_dims, strict=True)
         names = frozenset(each.name for each, dim in pairs if dim is not None)
-        over = over_further_axis(self.diagram, self.machine, names)
+        order = self.kernels.deterministic
+        over = over_further_axis(self.diagram, self.machine, names, order)
         moved = [
             value if dim is None else value.movedim(dim, 0)
             for value, dim in zip(values, in_dims, strict=True)
@@ -135,6 +154,17 @@ class Operator:
         outputs = zip(self.diagram.outputs, over.diagram.outputs, strict=True)
         dims = tuple(0 if len(many.dims) > len(one.dims) else None for one, many in outputs)
         return over(*moved), dims[0] if len(dims) == 1 else dims
+
+    def _record(self, rule: Rule, values: Sequence[Any], found: Any) -> None:
+        """Keep a call that leads to gradients, if its launches were recorded."""
+        if not rule.forward.kernels.launches or not nothing_listens():
+            return
+        layout = layout_of(values)
+        launches = rule.forward.kernels.launches.get(layout)
+        if launches is not None:
+            if len(self._recorded) >= LAYOUTS:
+                self._recorded.clear()
+            self._recorded[layout, _asking(values)] = Recorded.of(rule, launches, values, found)
 
     def _fit(self, arguments: tuple[Any, ...]) -> bool:
         """Tell whether arguments are tensors and numbers already, as the operator takes them."""
@@ -191,14 +221,23 @@ _TYPES = dict(TORCH_TYPES)
 
 
 @cache
-def operator_of(diagram: Diagram, machine: Machine | None, role: str = "") -> Operator:
-    """Return the operator of a diagram, one for each machine; `role` sets apart what only training calls."""
+def operator_of(
+    diagram: Diagram,
+    machine: Machine | None,
+    role: str = "",
+    deterministic: bool | None = None,
+) -> Operator:
+    """Return the operator of a diagram, one for each machine; `role` sets apart what only training calls.
+
+    `deterministic` says whether its kernels must give the same bits every time; None, what torch says.
+    """
     made_for = machine.name if machine else ""
-    mark = digest(print_diagram(diagram), made_for, role)[:8]
+    order = () if deterministic is None else (str(deterministic),)
+    mark = digest(print_diagram(diagram), made_for, role, *order)[:8]
     name = "_".join(filter(None, (diagram.name, role, mark)))
     with _MAKING:
         if name not in _OPERATORS:  # diagrams of one text may differ in the order of their boxes
-            _OPERATORS[name] = Operator(diagram, machine, name)
+            _OPERATORS[name] = Operator(diagram, machine, name, deterministic)
         return _OPERATORS[name]
 
 
@@ -294,9 +333,14 @@ def _lowered_type(argument: Argument, dtype: torch.dtype | None) -> torch.dtype 
 
 
 @cache
-def over_further_axis(diagram: Diagram, machine: Machine | None, names: frozenset[str]) -> Operator:
+def over_further_axis(
+    diagram: Diagram,
+    machine: Machine | None,
+    names: frozenset[str],
+    deterministic: bool | None = None,
+) -> Operator:
     """Return the operator of a diagram with one more axis in front of these arguments."""
-    return operator_of(batched(diagram, names), machine)
+    return operator_of(batched(diagram, names), machine, deterministic=deterministic)
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -340,13 +384,10 @@ def _wrapped(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         yield tensor
 
 
-def _nothing_listens() -> bool:
-    """Tell whether no mode, transform, autocast or trace of torch's is to see a call."""
-    return not (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.maybe_current_level() is not None
-        or torch.is_autocast_enabled("cuda")
-        or torch._C._get_tracing_state() is not None
-        or forward_ad._current_level >= 0
+def _asking(arguments: Sequence[Any]) -> tuple[int, ...]:
+    """Return the places of the arguments that lead to gradients."""
+    if not torch.is_grad_enabled():
+        return ()
+    return tuple(
+        [place for place, each in enumerate(arguments) if getattr(each, "requires_grad", False)]
     )

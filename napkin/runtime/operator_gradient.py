@@ -57,18 +57,20 @@ class Rule:
             forward = make(gradient.forward, operator.machine, "forward")
             forward.trains = operator
         backward = gradient.backward
-        seeds = _seeds(operator.diagram, gradient)
+        seeds = gradient.seeds
         saved = tuple(each.name for each in backward.arguments if each.name not in seeds)
         return Rule(operator, wanted, forward, backward, seeds, saved, gradient.kept, make)
 
     def apply(self, values: Sequence[Any]) -> Any:
         """Run the forward so that autograd finds the backward; return the operator's outputs."""
         through = _Apply if torch._C._are_functorch_transforms_active() else _Quick
-        found = through.apply(self, *values)  # type: ignore[no-untyped-call]
-        if not isinstance(found, tuple):
-            return found
-        count = len(self.operator.diagram.outputs)
-        return found[0] if count == 1 else found[:count]
+        found = self.own(through.apply(self, *values))  # type: ignore[no-untyped-call]
+        return found[0] if len(found) == 1 else found
+
+    def own(self, found: Any) -> tuple[Any, ...]:
+        """Return the operator's outputs out of the forward's."""
+        outputs = found if isinstance(found, tuple) else (found,)
+        return outputs[: len(self.operator.diagram.outputs)]
 
     def named(self, values: Sequence[Any], outputs: Any) -> dict[str, Any]:
         """Return arguments and outputs by name."""
@@ -159,6 +161,42 @@ def _runs_kernels(tensor: torch.Tensor) -> bool:
 # --- what is kept between forward and backward ----------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a context holds beside the tensors that autograd saves, named in order by `tensors`.
+
+    `again` says that these are the arguments, to run the forward again, and not what the backward reads.
+    `like` are the outputs' shapes, types and devices, `dtypes` the types of the wanted arguments.
+    """
+
+    rule: Rule
+    again: bool
+    tensors: tuple[str, ...]
+    numbers: Mapping[str, Any]
+    like: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @staticmethod
+    def of(rule: Rule, named: Mapping[str, Any], *, again: bool) -> Held:
+        """Return what is held of a call, whose arguments and outputs are given by name."""
+        arguments = [each.name for each in rule.operator.diagram.arguments]
+        outputs = [named[each.name] for each in rule.operator.diagram.outputs]
+        read = arguments if again else rule.saved
+        numbers = {
+            name: named[name]
+            for name in arguments
+            if name in read and not isinstance(named[name], torch.Tensor)
+        }
+        return Held(
+            rule,
+            again,
+            tuple([name for name in read if name not in numbers]),
+            numbers,
+            tuple([(each.shape, each.dtype, each.device) for each in outputs]),
+            tuple([named[name].dtype for name in rule.wanted]),
+        )
+
+
 class _Quick(torch.autograd.Function):
     """A rule as a function of autograd: its first argument is the rule."""
 
@@ -167,8 +205,9 @@ class _Quick(torch.autograd.Function):
         found = rule.forward(*values)
         named = rule.named(values, found)
         rule.plan_backward(named)
-        _keep(ctx, rule, named)
-        return found
+        _hold(ctx, Held.of(rule, named, again=False), named)
+        outputs = rule.own(found)
+        return outputs[0] if len(outputs) == 1 else outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -207,9 +246,8 @@ def direct_autograd(operator: Operator) -> tuple[Callable[..., Any], Callable[..
         if rule.forward is operator:
             _keep(ctx, rule, rule.named(inputs, output))
         else:  # it keeps nothing, or not what this gradient reads: the forward is run again
-            found = output if isinstance(output, tuple) else (output,)
-            own = found[: len(base.diagram.outputs)]
-            _hold(ctx, rule, rule.named(inputs, _padded(rule, own)), again=True)
+            named = rule.named(inputs, padded(rule, rule.own(output)))
+            _hold(ctx, Held.of(rule, named, again=True), named)
 
     def backward(ctx: Any, *grads: Any) -> Any:
         return _backward(ctx, grads)
@@ -227,46 +265,41 @@ def _needed(ctx: Any, diagram: Diagram) -> tuple[str, ...]:
     return tuple(each.name for each, needed in pairs if needed)
 
 
-def _padded(rule: Rule, found: tuple[Any, ...]) -> tuple[Any, ...]:
+def padded(rule: Rule, found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the operator's outputs with None for each of the forward's that the backward keeps."""
     return (*found, *(None for _ in rule.forward.diagram.outputs[len(found) :]))
 
 
 def _keep(ctx: Any, rule: Rule, named: Mapping[str, Any]) -> None:
     if rule.kept:
         ctx.mark_non_differentiable(*(named[name] for name in rule.kept))
-    _hold(ctx, rule, named, again=False)
+    _hold(ctx, Held.of(rule, named, again=False), named)
 
 
-def _hold(ctx: Any, rule: Rule, named: Mapping[str, Any], *, again: bool) -> None:
-    """Hold in a context what the backward reads, or the arguments, to run the forward again."""
-    arguments = rule.operator.diagram.arguments
-    names = [each.name for each in arguments] if again else rule.saved
-    tensors = [name for name in names if isinstance(named[name], torch.Tensor)]
+def _hold(ctx: Any, held: Held, named: Mapping[str, Any]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*[named[name] for name in tensors])
-    ctx.rule, ctx.again, ctx.tensors = rule, again, tensors
-    ctx.numbers = {}
-    if len(tensors) < len(names):
-        ctx.numbers = {name: named[name] for name in names if name not in tensors}
-    outputs = [named[each.name] for each in rule.operator.diagram.outputs]
-    ctx.like = [(each.shape, each.dtype, each.device) for each in outputs]
-    ctx.dtypes = tuple([named[name].dtype for name in rule.wanted])
+    ctx.save_for_backward(*[named[name] for name in held.tensors])
+    ctx.held = held
 
 
 def _backward(ctx: Any, grads: Sequence[Any]) -> tuple[Any, ...]:
+    return gradients_of(ctx.held, ctx.saved_tensors, grads)
+
+
+def gradients_of(held: Held, saved: Sequence[Any], grads: Sequence[Any]) -> tuple[Any, ...]:
     """Return the gradient of every argument, None for those that want none."""
-    rule: Rule = ctx.rule
+    rule = held.rule
     arguments = rule.operator.diagram.arguments
     count = len(rule.operator.diagram.outputs)
     if all(each is None for each in grads[:count]):
         return tuple(None for _ in arguments)
-    named = {**ctx.numbers, **dict(zip(ctx.tensors, ctx.saved_tensors, strict=True))}
+    named = {**held.numbers, **dict(zip(held.tensors, saved, strict=True))}
     twice = torch.is_grad_enabled() and rule.forward is not rule.operator
     whole = all(each.name in named for each in arguments)
-    if ctx.again or (twice and whole):
+    if held.again or (twice and whole):
         named = rule.anew(named)
     last = _not_kept(rule) if twice and not whole else None
-    found = rule.gradients(named, ctx.dtypes, grads[:count], ctx.like, last)
+    found = rule.gradients(named, held.dtypes, grads[:count], held.like, last)
     return tuple(found.get(each.name) for each in arguments)
 
 
@@ -351,12 +384,3 @@ def _no_gradient(diagram: Diagram, wanted: Sequence[str], error: NapkinError) ->
     notes = tuple(each.message for each in error.diagnostics)
     help_line = "call it under torch.no_grad(), or detach the tensors"
     return NapkinError([Diagnostic("N609", message, notes=notes, help=help_line)])
-
-
-def _seeds(diagram: Diagram, gradient: Gradient) -> dict[str, int]:
-    """Return the backward's names for the outputs' gradients, each with its output's place."""
-    forward = gradient.forward
-    known = {each.name for each in forward.arguments} | {each.name for each in forward.outputs}
-    own = [each.name for each in gradient.backward.arguments if each.name not in known]
-    places = {f"d{each.name}": place for place, each in enumerate(diagram.outputs)}
-    return {name: places[name if name in places else name.rpartition("_")[0]] for name in own}

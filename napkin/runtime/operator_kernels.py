@@ -21,10 +21,11 @@ from napkin.runtime.arguments import Call
 from napkin.runtime.cache import Made
 from napkin.runtime.gpus import machine_of, runs_on
 from napkin.runtime.kernels import load_entry
-from napkin.runtime.launch import Launches, layout_of, quiet, record
+from napkin.runtime.launch import Launches, Layout, layout_of, quiet
 from napkin.runtime.planning import made_for
+from napkin.runtime.recording import record
 
-_LAYOUTS = 1024  # calls of different shapes, strides or numbers whose launches are kept
+LAYOUTS = 1024  # calls of different shapes, strides or numbers whose launches are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,22 @@ class Loaded:
 class Kernels:
     """The kernels of one diagram, and the launches of the calls that they served."""
 
-    def __init__(self, diagram: Diagram, machine: Machine | None) -> None:
+    def __init__(
+        self, diagram: Diagram, machine: Machine | None, deterministic: bool | None = None
+    ) -> None:
         self.diagram = diagram
         self.machine = machine
-        self.loaded: dict[tuple[Diagram, str, str], list[Loaded]] = {}
-        self._launches: dict[tuple[Any, ...], Launches | None] = {}
+        self.deterministic = deterministic
+        self.loaded: dict[tuple[Diagram, str, str, bool | None], list[Loaded]] = {}
+        self.launches: dict[Layout, Launches | None] = {}
         self._making = RLock()
 
     def again(self, arguments: Sequence[Any]) -> tuple[torch.Tensor, ...] | None:
         """Return the outputs by launches that were recorded, None where there are none for such a call."""
-        if not self._launches or _requires_gradient(arguments):
+        if not self.launches or _requires_gradient(arguments):
             return None
         layout = layout_of(arguments)
-        launches = self._launches.get(layout) if layout is not None else None
+        launches = self.launches.get(layout) if layout is not None else None
         if launches is None or not quiet():
             return None
         return launches.run(arguments)
@@ -61,26 +65,28 @@ class Kernels:
         entry = self.kernel(call.diagram, call.dtype, call.sizes, call.device).entry
         layout = layout_of(arguments)
         with torch.cuda.device(call.device):
-            if layout is None or layout in self._launches:
+            if layout is None or layout in self.launches:
                 found = entry(*arguments)
                 return found if isinstance(found, tuple) else (found,)
             results, launches = record(entry, arguments)
-        if len(self._launches) >= _LAYOUTS:
-            self._launches.clear()
-        self._launches[layout] = launches
+        if len(self.launches) >= LAYOUTS:
+            self.launches.clear()
+        self.launches[layout] = launches
         return results
 
     def kernel(
         self, diagram: Diagram, dtype: str, sizes: Mapping[str, int], device: torch.device
     ) -> Loaded:
         """Return the kernel for types and lengths, made on first use."""
-        machine = self._machine_for(device)
+        machine, order = self._machine_for(device), self.deterministic
+        if order is None and torch.are_deterministic_algorithms_enabled():
+            order = True
         with self._making:
-            loaded = self.loaded.setdefault((diagram, machine.name, dtype), [])
+            loaded = self.loaded.setdefault((diagram, machine.name, dtype, order), [])
             for each in loaded:
                 if each.made.fits(sizes):
                     return each
-            made = made_for(diagram, dtype, sizes, machine, device)
+            made = made_for(diagram, dtype, sizes, machine, device, order)
             loaded.append(Loaded(made, _load(made, diagram)))
             return loaded[-1]
 

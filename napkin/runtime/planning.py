@@ -13,6 +13,7 @@ What plans is imported where something is to be planned: a kernel from the cache
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,15 +37,20 @@ def made_for(
     sizes: Mapping[str, int],
     machine: Machine,
     device: torch.device,
+    deterministic: bool | None = None,
 ) -> Made:
-    """Return the kernel for a typed diagram and a call's lengths, from the cache or planned anew."""
+    """Return the kernel for a typed diagram and a call's lengths, from the cache or planned anew.
+
+    `deterministic` is what `make_plan` takes.
+    """
     form = "specialised" if has_specialised_form(machine, device) else "plain"
     unsized = _planned_for(diagram, sizes).items() - dict(diagram.sizes).items()
     lengths = " ".join(f"{axis}={size}" for axis, size in sorted(unsized))
-    key = cache.digest(print_diagram(diagram), repr(machine), dtype, form, lengths)
+    order = str(deterministic)
+    key = cache.digest(print_diagram(diagram), repr(machine), dtype, form, lengths, order)
     found = cache.find(key, sizes)
     if found is None:
-        found = _make(plan_for(diagram, dtype, sizes, machine, device))
+        found = _make(plan_for(diagram, dtype, sizes, machine, device, deterministic))
         cache.keep(key, found)
     return found
 
@@ -55,6 +61,7 @@ def plan_for(
     sizes: Mapping[str, int],
     machine: Machine,
     device: torch.device,
+    deterministic: bool | None = None,
 ) -> Plan:
     """Plan for the file's lengths, but for those that the kernel fixes, which are the call's.
 
@@ -63,18 +70,18 @@ def plan_for(
     from napkin.algebra.derive import derive
     from napkin.schedule.plan import make_plan
 
-    derivation = derive(diagram)
+    make = partial(make_plan, derive(diagram), machine, dtype=dtype, deterministic=deterministic)
     wished = _planned_for(diagram, sizes)
     for _ in range(_ATTEMPTS):
         try:
-            plan = runnable(make_plan(derivation, machine, sizes=wished, dtype=dtype), device)
+            plan = runnable(make(sizes=wished), device)
         except NapkinError:  # what does not fit at the file's lengths may fit at the call's
             break
         axes = misfits(plan, sizes)
         if not axes:
             return plan
         wished |= {axis: sizes[axis] for axis in axes}
-    return runnable(make_plan(derivation, machine, sizes=sizes, dtype=dtype), device)
+    return runnable(make(sizes=sizes), device)
 
 
 def misfits(plan: Plan, sizes: Mapping[str, int]) -> list[str]:

@@ -19,7 +19,7 @@ Deliberately absent: speed, and any tolerance to set.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -49,6 +49,8 @@ _SUMS = 2.0**-16  # what fp32 arithmetic may lose over a long sum
 _WORST = 4  # a single element against the whole array's bound
 _READ_BY_DATA = 8  # the interpreter's length of an axis that only data index, such as a page pool
 _SHARE = 0.4  # of a GPU's free memory that the reference may take
+
+Draw = Callable[[Mapping[str, int], torch.device], dict[str, Value]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,17 @@ class Verification:
         )
 
 
-def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0) -> Verification:
+def verify(
+    plan: Plan,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    seed: int = 0,
+    draw: Draw | None = None,
+) -> Verification:
     """Run the plan's kernel on random data against the float64 reference.
 
-    `sizes` are lengths to keep whatever the device. Without a GPU this must come before anything
+    `sizes` are lengths to keep whatever the device; `draw` gives the arguments where random ones would not
+    belong together. Without a GPU this must come before anything
     imports triton, since its interpreter is switched on for the whole process.
     """
     started = time.perf_counter()
@@ -135,13 +144,16 @@ def verify(plan: Plan, *, sizes: Mapping[str, int] | None = None, seed: int = 0)
         enable_interpreter()
         name = "the CPU (Triton's interpreter)"
         lengths, reduced = _few_tiles(plan, given)
-    arguments = random_arguments(diagram, lengths, dtype=plan.dtype, device=device, seed=seed)
+    if draw is None:
+        arguments = random_arguments(diagram, lengths, dtype=plan.dtype, device=device, seed=seed)
+    else:
+        arguments = draw(lengths, device)
     # The kernel goes first: what it leaves unwritten can't then hold the reference's memory.
     results = run(runs, arguments)
     wanted = torch_reference(diagram, arguments)
     programs = [each.printed for each in runs.kernels]
     checks = [
-        _compare(output.name, result, reference, bound(programs, output.dtype))
+        compare(output.name, result, reference, bound(programs, output.dtype))
         for output, result, reference in zip(plan.outputs, results, wanted, strict=True)
     ]
     if device.type != "cuda" and runs != plan:
@@ -199,7 +211,7 @@ def _in_numpy(
             needed = {name: scalars[name] for name, _ in kernel.printed.scalars}
             made |= execute(kernel.printed, read, needed, lengths).outputs
     return [
-        _compare(
+        compare(
             f"{output.name}, by the warp-specialised program in NumPy",
             torch.from_numpy(made[output.name]),
             reference,
@@ -250,9 +262,10 @@ def _refuse_small_floats(plan: Plan) -> None:
 # --- comparison -----------------------------------------------------------------------------------
 
 
-def _compare(
+def compare(
     name: str, result: torch.Tensor, reference: torch.Tensor, allowed: float
 ) -> OutputCheck:
+    """Return how far a result is from its reference."""
     out, ref = result.to(torch.float64), reference.to(torch.float64)
     finite = out.isfinite() & ref.isfinite()
     alike = finite | (out == ref) | (out.isnan() & ref.isnan())
@@ -348,8 +361,10 @@ def _reducible(plan: Plan, given: Mapping[str, int]) -> Sequence[str]:
 
 
 def _tiles(plan: Plan) -> list[AxisTile]:
-    """Return the tile of every axis in every kernel, as a plain loop and as it is printed."""
-    return [each for k in plan.kernels for p in (k.program, k.printed) for each in p.axes]
+    """Return the tile of the diagram's axes in every kernel, as a plain loop and as it is printed."""
+    own = plan.diagram.axes
+    tiles = [each for k in plan.kernels for p in (k.program, k.printed) for each in p.axes]
+    return [each for each in tiles if each.axis in own]
 
 
 def _reference_bytes(diagram: Diagram, lengths: Mapping[str, int]) -> int:

@@ -28,7 +28,8 @@ from napkin.schedule.units import duration, scaled, table
 class Verdict:
     """One kernel: seconds, bytes a block and registers a thread as predicted and as found, and its traffic.
 
-    `dram` and `l2` are the formulas' bytes; `counted` the counters', or why there are none.
+    `dram` and `l2` are the formulas' bytes, `passing` what the order of groups makes of the former: read,
+    and written before the end. `counted` are the counters', or why there are none.
     """
 
     kernel: str
@@ -41,6 +42,7 @@ class Verdict:
     registers: tuple[int, int]
     dram: int
     l2: int
+    passing: tuple[int, int]
     counted: Traffic | str
 
     @property
@@ -67,20 +69,18 @@ class Verdict:
             "roofline_error": self.roofline_error,
             "shared_bytes": {"predicted": self.shared[0], "compiled": self.shared[1]},
             "registers": {"predicted": self.registers[0], "compiled": self.registers[1]},
-            "dram_bytes": {"formula": self.dram, "read": None, "written": None},
-            "l2_bytes": {"formula": self.l2, "counted": None},
-        } | (
-            {"counters": counted}
-            if isinstance(counted, str)
-            else {
-                "dram_bytes": {
-                    "formula": self.dram,
-                    "read": counted.dram_read,
-                    "written": counted.dram_written,
-                },
-                "l2_bytes": {"formula": self.l2, "counted": counted.l2},
-            }
-        )
+            "dram_bytes": {
+                "formula": self.dram,
+                "expected_read": self.passing[0],
+                "expected_written": self.passing[1],
+                "read": None if isinstance(counted, str) else counted.dram_read,
+                "written": None if isinstance(counted, str) else counted.dram_written,
+            },
+            "l2_bytes": {
+                "formula": self.l2,
+                "counted": None if isinstance(counted, str) else counted.l2,
+            },
+        } | ({"counters": counted} if isinstance(counted, str) else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,16 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> str:
         ("kernel", "shared, said", "compiled", "registers, said", "compiled")
     ]
     moved: list[tuple[str, ...]] = [
-        ("kernel", "DRAM, said", "read", "written", "L2, said", "counted")
+        (
+            "kernel",
+            "once",
+            "read, said",
+            "counted",
+            "written, said",
+            "counted",
+            "L2, said",
+            "counted",
+        )
     ]
     for each in verdicts:
         took, said = duration(each.measured), duration(each.predicted)
@@ -139,12 +148,14 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def _moved(each: Verdict) -> tuple[str, ...]:
-    said = scaled(each.dram, "B"), scaled(each.l2, "B")
+    once, l2 = scaled(each.dram, "B"), scaled(each.l2, "B")
+    read, written = (scaled(count, "B") for count in each.passing)
     if isinstance(each.counted, str):
-        return said[0], "-", "-", said[1], "-"
+        return once, read, "-", written, "-", l2, "-"
     counted = each.counted
-    read, written = scaled(counted.dram_read, "B"), scaled(counted.dram_written, "B")
-    return said[0], read, written, said[1], scaled(counted.l2, "B")
+    found = (scaled(count, "B") for count in (counted.dram_read, counted.dram_written, counted.l2))
+    read_too, written_too, l2_too = found
+    return once, read, read_too, written, written_too, l2, l2_too
 
 
 def _alone(plan: Plan, kernel: KernelPlan) -> Plan:
@@ -169,6 +180,7 @@ def _judge(plan: Plan, watched: Watched) -> Verdict:
         (said.registers, found.resources.registers),
         cost["dram"].transfer_bytes,
         cost["shared"].transfer_bytes + cost["register"].transfer_bytes,
+        cost["dram"].passing[:2],
         read_counters(watched),
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.schedule.liveness import reads, writes
-from napkin.schedule.program import Assign, Dot, Fill, Load, Operation
+from napkin.schedule.program import Assign, Dot, Fill, Load, Operation, Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,28 @@ class PassTurn:
     """Let the next consumer feed the tensor cores."""
 
 
-Sync = Await | Release | Finish | TakeTurn | PassTurn
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Put this consumer's rows of a tile into shared memory, and wait until the rows of all are there.
+
+    `number` counts the tiles that a chunk shares.
+    """
+
+    tile: Tile
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Take one of so many equal slices of a tile, along a chunk's positions."""
+
+    tile: Tile
+    source: str
+    number: int
+    count: int
+
+
+Sync = Await | Release | Finish | TakeTurn | PassTurn | Share | Slice
 Step = Operation | Sync
 
 

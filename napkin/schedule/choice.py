@@ -9,7 +9,7 @@ Nothing is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -36,9 +36,18 @@ class Choice:
 
     @property
     def ranked(self) -> tuple[KernelPlan, ...]:
-        """The ranked plans, with the best one's other form before it if it has one."""
+        """The ranked plans, with the best one's other form before it if it has one.
+
+        Rings that are deeper than those of a plan before, and gain nothing by it, make no plan of their own.
+        """
         formed = with_forms(self.ranking.kernels[:1], by_hand=False)
-        return (*(each for each in formed if each.form is not None), *self.ranking.kernels)
+        found = [each for each in formed if each.form is not None]
+        depths: dict[tuple[object, int], int] = {}
+        for each in self.ranking.kernels:
+            before = depths.setdefault((_tiles(each), each.warps), each.stages)
+            if each.stages <= before:
+                found.append(each)
+        return tuple(found)
 
     @property
     def rivals(self) -> tuple[KernelPlan, ...]:
@@ -120,14 +129,21 @@ def _made_of(own: Figures) -> str:
 
 
 def _reads(kernel: KernelPlan, own: Figures) -> str:
-    """Return how often every array is read, counted in its own size."""
+    """Return how often every array is read, counted in its own size, and how often from memory."""
+    often, from_memory = _how_often(kernel, own.read), _how_often(kernel, dict(own.traffic.read))
+    return f"reads {often}; from memory {from_memory}"
+
+
+def _how_often(kernel: KernelPlan, read: Mapping[str, float]) -> str:
     sizes = dict(kernel.sizes)
     times: dict[str, list[str]] = {}
     for each in kernel.printed.arrays:
-        if each.name in own.read:
+        if each.name in read:
             whole = prod(sizes[axis] for axis in each.axes) * TYPE_BYTES[each.dtype]
-            times.setdefault(_times(own.read[each.name] / whole), []).append(each.name)
-    return "reads " + ", ".join(f"{listed(names)} {word}" for word, names in times.items())
+            times.setdefault(_times(read[each.name] / whole), []).append(each.name)
+    if len(times) == 1:
+        return f"{'each ' if len(read) > 1 else ''}{next(iter(times))}"
+    return ", ".join(f"{listed(names)} {word}" for word, names in times.items())
 
 
 def _how_long(own: Figures, other: Figures) -> str:

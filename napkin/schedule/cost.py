@@ -4,8 +4,9 @@ In: a `Plan`. Out: `Cost`, which prints as a table and as JSON. H and M are the 
 and 5), symbolic from the derivation; elements, bytes and operations are counted on the plan's own
 Programs; seconds and what binds are the plan's prediction. Every level is charged with what enters
 or leaves it: `shared` and `register` with the transfers that end there, `dram` with every array
-once a kernel, which no kernel can save: what is kept between two is written and read again. Of
-several kernels transfers and work add up, and what a block holds is the most of any.
+once a kernel, which no kernel can save: what is kept between two is written and read again, and
+what groups add to is set to zero before. Of several kernels transfers and work add up, and what a
+block holds is the most of any.
 
 Nothing is decided here.
 """
@@ -23,26 +24,53 @@ from napkin.model.optimum import power_law
 from napkin.model.roles import Role, bind, choose_roles, size_symbol, tile_symbol
 from napkin.operators import Pipeline
 from napkin.schedule.count import Totals, peak, totals
+from napkin.schedule.figures import traffic_of
 from napkin.schedule.flops import Scalars, contraction_flops
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.plan import KernelPlan, Plan
 from napkin.schedule.predict import guessed_scalars
 from napkin.schedule.program import Array, AxisRole
-from napkin.schedule.units import duration, scaled, table
+from napkin.schedule.traffic import Traffic
+from napkin.schedule.units import duration
 
 _ON_CHIP = ("shared", "register")
-_SMALL = 1e-6  # of the most: bookkeeping that a reader need not see
+_WAYS = ("read", "written", "kept")
 
 
 @dataclass(frozen=True, slots=True)
 class LevelCost:
-    """What enters or leaves a level in the whole dispatch, and the most that lies there a block."""
+    """What enters or leaves a level in the whole dispatch, and the most that lies there a block.
+
+    `expected` is what really passes between memory and the cache, a kernel each, where that is the level.
+    """
 
     level: str
     transfer_elements: int
     transfer_bytes: int
     memory_bytes: int
     formula: str
+    expected: tuple[Traffic, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the level as `napkin cost --json` prints it."""
+        found: dict[str, Any] = {
+            "transfer_bytes": self.transfer_bytes,
+            "transfer_elements": self.transfer_elements,
+            "memory_bytes": self.memory_bytes,
+            "formula": self.formula,
+        }
+        if self.expected:
+            found["expected_bytes"] = dict(zip(_WAYS, self.passing, strict=True))
+        return found
+
+    @property
+    def passing(self) -> tuple[int, int, int]:
+        """The bytes that are expected to be read, written, and written but still in the cache at the end."""
+        return (
+            round(sum(each.bytes_read for each in self.expected)),
+            round(sum(each.bytes_written for each in self.expected)),
+            round(sum(each.kept for each in self.expected)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +126,7 @@ class Cost:
             "dtype": self.dtype,
             "flops": self.flops,
             "pipelines": dict(self.operations),
-            "levels": {
-                each.level: {
-                    "transfer_bytes": each.transfer_bytes,
-                    "transfer_elements": each.transfer_elements,
-                    "memory_bytes": each.memory_bytes,
-                    "formula": each.formula,
-                }
-                for each in self.levels
-            },
+            "levels": {each.level: each.as_json() for each in self.levels},
             "bound_by": self.bound_by,
             "predicted_seconds": self.seconds,
             "plan": self._plan_as_json(),
@@ -137,7 +157,9 @@ class Cost:
         )
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        from napkin.schedule.show_cost import cost_lines  # which reads costs
+
+        return "\n".join(cost_lines(self))
 
 
 def cost_of(plan: Plan, *, scalars: Scalars | None = None) -> Cost:
@@ -165,7 +187,7 @@ def cost_of(plan: Plan, *, scalars: Scalars | None = None) -> Cost:
             for unit in Pipeline
             if unit is not Pipeline.COPY
         ),
-        (_dram(plan), *(_on_chip(level, parts) for level in _ON_CHIP)),
+        (_dram(plan, known), *(_on_chip(level, parts) for level in _ON_CHIP)),
         str(moved),
         held[0] if len(held) == 1 else f"max({', '.join(held)})",
         _least(plan),
@@ -262,9 +284,12 @@ def _tile_names(kernel: KernelPlan, ending: str) -> dict[str, Any]:
     return names
 
 
-def _dram(plan: Plan) -> LevelCost:
-    sizes = dict(plan.sizes)
+def _dram(plan: Plan, scalars: Scalars) -> LevelCost:
+    sizes = plan.lengths
     moved = [a for k in plan.kernels for a in (*k.printed.arrays, *k.printed.outputs)]
+    moved += [  # what groups add to is set to zero before
+        a for k in plan.kernels for a in k.printed.outputs if a.name in k.printed.accumulated
+    ]
     there = (*plan.arrays, *plan.kept, *plan.outputs)
     formula: Any = sum(prod((size_symbol(a) for a in each.axes), start=1) for each in moved)
     return LevelCost(
@@ -273,6 +298,7 @@ def _dram(plan: Plan) -> LevelCost:
         sum(_elements(each, sizes) * TYPE_BYTES[each.dtype] for each in moved),
         sum(_elements(each, sizes) * TYPE_BYTES[each.dtype] for each in there),
         str(formula),
+        tuple(traffic_of(each, scalars) for each in plan.kernels),
     )
 
 
@@ -303,69 +329,3 @@ def _grouped(kernel: KernelPlan) -> tuple[str, ...]:
         if (each.role is AxisRole.GROUP and each.tile > 1)
         or (each.role is AxisRole.WHOLE and could[each.axis] is Role.GROUP)
     )
-
-
-# --- printing -------------------------------------------------------------------------------------
-
-
-def _lines(cost: Cost) -> list[str]:
-    sizes = " ".join(f"{axis}={size}" for axis, size in cost.sizes)
-    rows = [("level", "transferred", "bytes", "resident a block", "formula of the transfers")]
-    for each in cost.levels:
-        resident = "" if each.level == "dram" else f"{each.memory_bytes:,} B"
-        rows.append(
-            (
-                each.level,
-                f"{each.transfer_elements:,}",
-                scaled(each.transfer_bytes, "B"),
-                resident,
-                each.formula,
-            )
-        )
-    most = max((count for _, count in cost.operations), default=0)
-    work = [(name, scaled(count, "")) for name, count in cost.operations if count > _SMALL * most]
-    assumed = ", ".join(f"{name} = {value}" for name, value in cost.assumed)
-    several = "; g_q_1 is one of kernel 1" if len(cost.kernels) > 1 else ""
-    return [
-        f"{cost.diagram} on {cost.machine}, {cost.dtype}: {sizes}",
-        "",
-        f"H = {cost.transferred}",
-        f"M = {cost.memory}",
-        *([f"K = {cost.work}"] if cost.work else []),
-        *([f"a step {cost.step}"] if cost.step else []),
-        *([f"H* = {cost.least}, the least H of any tiles that M holds"] if cost.least else []),
-        "    in elements, K in operations; g_q is the tile of a grouped axis q, s_x that of the stream x"
-        + several,
-        "",
-        *table(rows),
-        "",
-        f"contractions {scaled(cost.flops, 'FLOP')}"
-        + "".join(f"; {name} {count} operations" for name, count in work),
-        *(["a mask leaves less than the formulas, which count all"] if cost.is_masked else []),
-        *([f"for {assumed}, which is known at the call alone"] if assumed else []),
-        *([] if cost.is_exact else ["data bound the walk: counted as if it were the longest"]),
-        f"predicted {duration(cost.seconds)}, bound by {cost.bound_by}",
-        *_kernel_lines(cost),
-    ]
-
-
-def _kernel_lines(cost: Cost) -> list[str]:
-    """Return the plan of the one kernel, or a table of several."""
-    if len(cost.kernels) == 1:
-        return [f"plan: {_plan_text(cost.kernels[0])}"]
-    rows = [("kernel", "gives", "predicted", "bound by", "plan")]
-    for number, each in enumerate(cost.kernels, 1):
-        gives = ", ".join(each.outputs)
-        took = duration(each.seconds)
-        rows.append((str(number), gives, took, each.bound_by, _plan_text(each)))
-    return ["", f"cut into {len(cost.kernels)} kernels:", *table(rows)]
-
-
-def _plan_text(kernel: KernelCost) -> str:
-    plan = dict(kernel.plan)
-    tiles = ", ".join(
-        f"{axis} {one['role']} by {one['tile']}" for axis, one in plan["axes"].items()
-    )
-    form = "" if plan["form"] == "plain loop" else f"{plan['form']}, "
-    stages = "stage" if plan["stages"] == 1 else "stages"
-    return f"{tiles}; {form}{plan['warps']} warps, {plan['stages']} {stages}"

@@ -5,7 +5,9 @@ fits. Out: the kernels of the best cut that was found, or what did not fit.
 
 The search starts from the cut that keeps every array worth keeping, where each kernel is as simple as can
 be. One step after the other it takes back what it pays most to compute again, or lets one kernel give what
-two gave, if they share work: fusion, judged by the plans of the kernels themselves. What is kept takes
+two gave, if they share work: fusion, judged by the plans of the kernels themselves. A last step may join two
+kernels whose sums are over two axes, so that some are added up in memory; since no order is kept there, it is
+told apart. What is kept takes
 memory, so its traffic counts beside that of the kernels, which hides it. Pieces that are equal but for names
 are planned once. The number of boxes planned is bounded, and so is the search; what it finds depends on
 nothing but its arguments.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, islice
 from math import inf, prod
 
 from napkin.algebra.cut import cut, stored_types
@@ -37,6 +39,7 @@ from napkin.diagram import (
 from napkin.machine import Machine
 from napkin.model.roles import is_contraction
 from napkin.operators import Pipeline
+from napkin.schedule.cut_steps import Cut, joined_by_adding
 from napkin.schedule.kernel import KernelPlan, best_kernel, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
 from napkin.schedule.points import cut_points
@@ -45,8 +48,10 @@ from napkin.schedule.program import Array
 LAUNCH_S = 1e-6  # from one kernel's end to the next one's start, beside the launch that each prediction has
 _MOST_BOXES = 1000  # of all pieces planned: some seconds
 _REACHED = 0.8  # of the tensor cores' rate: no kernel is predicted to do better
+_MOST_JOINED = 4  # kernels, by adding up sums
+_MOST_CUTS = 100  # that join some so
 # Of the time of one kernel: predictions err by a quarter, and what is kept takes memory.
-_WORTH = 0.6
+_WORTH = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +78,15 @@ def total_seconds(kernels: Sequence[KernelPlan]) -> float:
     return sum(each.expected.seconds for each in kernels) + gaps
 
 
-def find_cut(
-    diagram: Diagram, setting: Setting, one: KernelPlan | None
-) -> tuple[KernelPlan, ...] | Refused | None:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The kernels of the best cut, and those of cuts with sums that are added up in memory, if any."""
+
+    kernels: tuple[KernelPlan, ...]
+    adding: tuple[tuple[KernelPlan, ...], ...]
+
+
+def find_cut(diagram: Diagram, setting: Setting, one: KernelPlan | None) -> Found | Refused | None:
     """Return the kernels of the best cut; `one` is the diagram's one kernel, if it fits.
 
     None if no cut is worth it beside that kernel, or there is nothing to cut; `Refused` if a piece fits
@@ -94,30 +105,10 @@ def find_cut(
     kernels = search.kernels(chosen)
     if isinstance(kernels, Refused):
         return kernels if one is None else None
-    return kernels if len(kernels) > 1 and total_seconds(kernels) < limit else None
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The boxes to keep, and the sets of them that one kernel gives."""
-
-    kept: frozenset[int]
-    together: frozenset[frozenset[int]] = frozenset()
-
-    def without(self, each: int) -> Cut:
-        """Return the cut that computes one box again instead."""
-        left = (group - {each} for group in self.together)
-        return Cut(self.kept - {each}, frozenset(group for group in left if len(group) > 1))
-
-    def joined(self, one: frozenset[int], other: frozenset[int]) -> Cut:
-        """Return the cut in which one kernel gives what two gave."""
-        return Cut(self.kept, self.together - {one, other} | {one | other})
-
-    @property
-    def groups(self) -> list[frozenset[int]]:
-        """The kept boxes by the kernel that gives them."""
-        alone = self.kept.difference(*self.together)
-        return sorted((*self.together, *(frozenset({each}) for each in alone)), key=min)
+    if len(kernels) == 1 or total_seconds(kernels) >= limit:
+        return None
+    adding = (search.kernels(each) for each in search.adding(chosen))
+    return Found(kernels, tuple(each for each in adding if isinstance(each, tuple)))
 
 
 # --- search ---------------------------------------------------------------------------------------
@@ -176,6 +167,31 @@ class _Search:
             chosen, cost = best, least
         return chosen
 
+    def adding(self, chosen: Cut) -> list[Cut]:
+        """Return cuts that are one step from another and add up sums in memory: the best, the leanest.
+
+        The one with the least work may be far from it as plain loops, and yet win where warps have roles.
+        """
+        groups = chosen.groups
+        cuts = (
+            each
+            for count in range(2, min(len(groups), _MOST_JOINED) + 1)
+            for joined in combinations(groups, count)
+            if all(self._share(*pair) for pair in combinations(joined, 2))
+            for each in joined_by_adding(self.diagram.boxes, chosen, joined)
+        )
+        known = dict(enumerate(each for each in islice(cuts, _MOST_CUTS) if self._pieces(each)))
+        limit = self.boxes_planned + _MOST_BOXES
+        found: dict[int, tuple[int, float]] = {}
+        for number in sorted(known, key=lambda each: self.least_seconds(known[each]))[:1]:
+            found[number] = self._cost(known[number])
+        for hope, number in sorted((self._hope(each), number) for number, each in known.items()):
+            if hope < min(found.values()) and self.boxes_planned < limit:
+                found[number] = self._cost(known[number])
+        fitting = sorted((cost, number) for number, cost in found.items() if not cost[0])
+        leanest = [number for number in list(found)[:1] if not found[number][0]]
+        return [known[each] for each in dict.fromkeys([*(n for _, n in fitting[:1]), *leanest])]
+
     def _steps(self, chosen: Cut) -> list[Cut]:
         """Return the cuts one step away: a box taken back, or two kernels joined."""
         steps = (
@@ -198,7 +214,8 @@ class _Search:
         """Return the pieces of a cut, none where two would each wait for the other."""
         if chosen not in self.pieces:
             try:
-                made = cut(self.diagram, chosen.kept, self.types, chosen.together)
+                added = dict(chosen.added)
+                made = cut(self.diagram, chosen.kept, self.types, chosen.together, added)
             except ValueError:
                 made = ()
             self.pieces[chosen] = made
@@ -345,7 +362,12 @@ def _anonymous(piece: Diagram) -> Diagram:
     return Diagram(
         "",
         tuple(replace(each, name=names[each.name], dims=dims_of(each)) for each in piece.arguments),
-        tuple(replace(each, name="", dims=dims_of(each)) for each in piece.outputs),
+        tuple(
+            replace(
+                each, name="", dims=dims_of(each), added=tuple(axes[axis] for axis in each.added)
+            )
+            for each in piece.outputs
+        ),
         tuple(_renamed(box, axes, names) for box in piece.boxes),
         (),
         tuple((axes[axis], size) for axis, size in piece.sizes),

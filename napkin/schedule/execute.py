@@ -3,8 +3,8 @@
 In: a `Program`, its arrays, scalars and axis lengths. Out: the outputs, and what was done: steps,
 transfers and operations. Tiles are arrays over their dims; what lies past an axis's end reads as
 zero where the load is masked and is never stored. It is the check on lowering that needs no GPU, so
-it is strict where a GPU is not: a read or write outside an array, an element that nobody writes and
-a tile read before it has a value are errors.
+it is strict where a GPU is not: a read or write outside an array, an element that nobody writes (but of
+an output that is added up, which starts at zero) and a tile read before it has a value are errors.
 
 It computes in float64 and rounds nothing, so that what differs from the reference by more than
 rounding is a wrong program. It knows nothing of warps, stages or layouts.
@@ -155,8 +155,14 @@ class _Machine:
         self.arrays = {
             each.name: _opened(arrays[each.name], each, sizes) for each in program.arrays
         }
-        self.outputs = {each.name: _poisoned(each, sizes) for each in program.outputs}
-        self.written = {name: np.zeros(each.shape, bool) for name, each in self.outputs.items()}
+        added = program.accumulated
+        self.outputs = {
+            each.name: _zeroed(each, sizes) if each.name in added else _poisoned(each, sizes)
+            for each in program.outputs
+        }
+        self.written = {
+            name: np.full(each.shape, name in added) for name, each in self.outputs.items()
+        }
         self.tally = _Tally(program)
         self.starts: dict[str, int] = {}
         self.values: dict[str, Value] = {}
@@ -340,7 +346,11 @@ class _Machine:
         )
         # A scalar output has no places: NumPy writes it by `...`, and as a whole.
         where = places or ...
-        self.outputs[array.name][where] = value[inside] if places else value
+        new = value[inside] if places else value
+        if operation.adds:
+            self.outputs[array.name][where] += new  # a tile holds every place once
+        else:
+            self.outputs[array.name][where] = new
         self.written[array.name][where] = True
         self.tally.moved(operation, int(inside.sum()))
 
@@ -373,6 +383,11 @@ def _filled(value: float | int | bool, kind: Kind) -> Value:
         limits = np.iinfo(np.int64)
         return np.asarray(limits.max if value > 0 else limits.min)
     return np.asarray(value)
+
+
+def _zeroed(signature: Array, sizes: Mapping[str, int]) -> Value:
+    """Return an output before anything is added to it."""
+    return np.zeros([sizes[axis] for axis in signature.axes], dtype=_STORAGE[signature.kind])
 
 
 def _poisoned(signature: Array, sizes: Mapping[str, int]) -> Value:

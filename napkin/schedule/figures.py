@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 
 from napkin.operators import Pipeline
 from napkin.schedule.count import GLOBAL, totals
 from napkin.schedule.kernel import KernelPlan
-from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.occupancy import blocks_per_unit
+from napkin.schedule.order import specialised_order
 from napkin.schedule.predict import group_count, guessed_scalars
-from napkin.schedule.program import AxisRole, Dot, Program, walk
+from napkin.schedule.program import AxisRole, Dot, walk
+from napkin.schedule.traffic import Traffic, dram_traffic
+from napkin.schedule.trips import Scalar
 
 CONTRACTIONS = "contractions"  # a part of every prediction
 _MANY_WAVES = 4  # from here on groups fall out of step, and the last wave hardly shows
@@ -29,7 +31,7 @@ class Figures:
     `read` gives the bytes loaded by array, `tensor` and `vector` the operations, whole tiles counted.
     `tensor_share` is the part of the tensor cores' rate at which contractions run while they do, `rows`
     the least that a contraction has. `blocks` share a unit; `full` is the part of the machine's units that
-    have a group to work on, on average.
+    have a group to work on, on average. `traffic` is what passes between memory and the cache.
     """
 
     seconds: float
@@ -38,6 +40,7 @@ class Figures:
     read: Mapping[str, int]
     l2_seconds: float
     dram_seconds: float
+    traffic: Traffic
     tensor: int
     vector: int
     tensor_share: float
@@ -61,9 +64,7 @@ def figures_of(kernel: KernelPlan) -> Figures:
     for each in counted.transfers:
         if each.source == GLOBAL:
             read[each.array] = read.get(each.array, 0) + each.bytes
-    blocks = 1
-    if form is None:
-        blocks = blocks_per_unit(machine, kernel.warps, said.shared_bytes, said.registers)
+    traffic = traffic_of(kernel, guessed_scalars(program, sizes))
     groups = group_count(program, sizes)
     waves = groups / machine.units
     full = waves / ceil(waves) if waves < _MANY_WAVES else 1.0
@@ -76,7 +77,8 @@ def figures_of(kernel: KernelPlan) -> Figures:
         parts,
         read,
         sum(read.values()) / machine.bandwidth("l2"),
-        _once(program, sizes) / machine.bandwidth("dram"),
+        traffic.bytes / machine.bandwidth("dram"),
+        traffic,
         tensor,
         counted.on(Pipeline.FP32) + counted.on(Pipeline.SFU),
         _share(kernel, tensor, full * parts.get(CONTRACTIONS, 0.0), dots),
@@ -86,18 +88,26 @@ def figures_of(kernel: KernelPlan) -> Figures:
         kernel.warps if form is None else form.warps.warps,
         kernel.stages if form is None else form.warps.stages,
         groups,
-        blocks,
+        _blocks(kernel),
         full,
         form is not None,
     )
 
 
-def _once(program: Program, sizes: Mapping[str, int]) -> int:
-    """Return the bytes of every array once."""
-    return sum(
-        prod(sizes[axis] for axis in each.axes) * TYPE_BYTES[each.dtype]
-        for each in (*program.arrays, *program.outputs)
-    )
+def traffic_of(kernel: KernelPlan, scalars: Mapping[str, Scalar]) -> Traffic:
+    """Return what a kernel in the form that is printed moves between memory and the cache."""
+    program, machine, sizes = kernel.printed, kernel.machine, dict(kernel.sizes)
+    if kernel.form is not None:
+        program = specialised_order(program, sizes, machine.units)
+    return dram_traffic(program, machine, sizes, machine.units * _blocks(kernel), scalars)
+
+
+def _blocks(kernel: KernelPlan) -> int:
+    """Return how many blocks share a unit."""
+    if kernel.form is not None:
+        return 1
+    said = kernel.expected
+    return blocks_per_unit(kernel.machine, kernel.warps, said.shared_bytes, said.registers)
 
 
 def _share(kernel: KernelPlan, tensor: int, seconds: float, dots: list[Dot]) -> float:

@@ -1,7 +1,7 @@
 """The work that a diagram's contractions ask for, what its mask leaves out not counted.
 
 In: a derivation, axis lengths, and the values of scalars if they are known. Out: FLOPs. The mask is
-looked at where it depends on positions alone, at evenly spread ones if an axis is long.
+looked at where it depends on positions alone, at evenly spread ones if there are many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from napkin.evaluate import NumpyArithmetic, evaluate
 from napkin.model.roles import is_contraction
 
 Scalars = Mapping[str, float | int]
-_SAMPLES = 2048  # positions of an axis at which a mask is looked at
+_SAMPLES = 1 << 22  # positions at which a mask is looked at, over all of its axes
 
 
 def contraction_flops(
@@ -75,7 +75,9 @@ def _fraction_true(
     condition = parts[0]
     for each in parts[1:]:
         condition = graph.pointwise("and", condition, each)
-    indices = {axis: _sampled(sizes[axis]) for axis in graph[condition].axes}
+    axes = graph[condition].axes
+    most = int(_SAMPLES ** (1 / max(1, len(axes))))
+    indices = {axis: _sampled(sizes[axis], most) for axis in axes}
     given = {name: np.asarray(value) for name, value in scalars.items()}
     values = evaluate(
         graph, [condition], given, sizes, indices=indices, arithmetic=NumpyArithmetic()
@@ -83,7 +85,7 @@ def _fraction_true(
     return float(np.mean(values[condition]))
 
 
-def _sampled(size: int) -> Any:
+def _sampled(size: int, most: int) -> Any:
     """Return an axis's positions, evenly thinned out where it is long."""
-    count = min(size, _SAMPLES)
+    count = min(size, most)
     return ((np.arange(count) * 2 + 1) * size) // (2 * count)

@@ -2,8 +2,9 @@
 
 In: the kernels that a plan runs. Out: the same, each with its form and the reason for it. The
 warp-specialised form is taken where a kernel has one, its time is predicted below the plain loop's, and
-nothing asks for the plain loop. Of its shapes it has the first that fits; a smaller one if the first may
-spill and that one, which does not, is as fast by the prediction.
+nothing asks for the plain loop. Of its shapes it has the first that fits; the next, if that one is in slices
+and the next is predicted to be faster; a smaller one if the first may spill and that one, which does not, is
+as fast by the prediction.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from napkin.schedule.adding import adding_forms
+from napkin.schedule.banding import in_best_order
 from napkin.schedule.kernel import Form, KernelPlan
-from napkin.schedule.predict import predict_specialised
+from napkin.schedule.occupancy import blocks_per_unit
+from napkin.schedule.predict import average_steps, predict, predict_specialised
+from napkin.schedule.predict_adding import ADDING_PARTS, predict_adding
 from napkin.schedule.specialise import may_spill, specialise_in_shapes
 from napkin.schedule.warps import Specialised
 
@@ -24,7 +29,7 @@ ASKED = "asked for in place of the warp-specialised form"
 
 def with_forms(kernels: Sequence[KernelPlan], *, by_hand: bool) -> tuple[KernelPlan, ...]:
     """Return a plan's kernels with the form of each; `by_hand` says that an `on` block fixes its tiles."""
-    return tuple(_with_form(each, by_hand=by_hand) for each in kernels)
+    return tuple(_in_order(_with_form(each, by_hand=by_hand)) for each in kernels)
 
 
 def in_plain_form(kernel: KernelPlan) -> KernelPlan:
@@ -44,21 +49,50 @@ def _with_form(kernel: KernelPlan, *, by_hand: bool) -> KernelPlan:
     return replace(kernel, form=found, why=FASTER)
 
 
+def _in_order(kernel: KernelPlan) -> KernelPlan:
+    """Return the kernel with its plain loop's groups in the order that moves the fewest bytes."""
+    machine, sizes, said = kernel.machine, dict(kernel.sizes), kernel.prediction
+    blocks = blocks_per_unit(machine, kernel.warps, said.shared_bytes, said.registers)
+    program = in_best_order(kernel.program, machine, sizes, machine.units * blocks)
+    if program is not kernel.program:
+        walked = average_steps(program, sizes)
+        again = predict(program, machine, sizes, kernel.warps, walked)
+        more = [each for each in said.parts if each[0] in ADDING_PARTS]
+        seconds, parts = again.seconds + sum(each for _, each in more), (*again.parts, *more)
+        said = replace(again, registers=said.registers, seconds=seconds, parts=parts)
+        kernel = replace(kernel, program=program, prediction=said)
+    return kernel
+
+
+def _form_in_order(kernel: KernelPlan, form: Form) -> Form:
+    """Return a form with its groups in the order that moves the fewest bytes."""
+    machine, warps = kernel.machine, form.warps
+    program = in_best_order(warps.program, machine, dict(kernel.sizes), machine.units)
+    if program is warps.program:
+        return form
+    return _predicted(kernel, replace(warps, program=program))
+
+
 def find_form(kernel: KernelPlan) -> Form | str:
     """Return the warp-specialised form of a kernel with its prediction, or in words why it has none."""
-    shapes = specialise_in_shapes(kernel)
+    adds = kernel.program.accumulated
+    shapes = adding_forms(kernel) if adds else specialise_in_shapes(kernel)
     if isinstance(shapes, str):
         return shapes
     first, *others = (_predicted(kernel, each) for each in shapes)
-    if may_spill(first.warps):
+    if first.warps.cuts and others and others[0].prediction.seconds < first.prediction.seconds:
+        first, *others = others  # a mask cuts more of taller tiles, and they may fill a wave less
+    if not adds and may_spill(first.warps):
         for each in others:
             near = each.prediction.seconds <= _AS_FAST * first.prediction.seconds
             if near and not may_spill(each.warps):
-                return each
-    return first
+                return _form_in_order(kernel, each)
+    return _form_in_order(kernel, first)
 
 
 def _predicted(kernel: KernelPlan, warps: Specialised) -> Form:
+    if warps.parts:
+        return Form(warps, predict_adding(warps, kernel.machine, dict(kernel.sizes)))
     needs = (warps.consumers, warps.shared_bytes)
     shares_slot = any(each.ring is not None for each in warps.staged)
     sizes = dict(kernel.sizes)

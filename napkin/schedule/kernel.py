@@ -23,7 +23,9 @@ from napkin.machine import Machine
 from napkin.schedule.layout import Layout, Layouts, Tiling
 from napkin.schedule.least import least_seconds
 from napkin.schedule.occupancy import shared_bytes
+from napkin.schedule.plain_loops import DEEP_STAGES
 from napkin.schedule.predict import Prediction, predict
+from napkin.schedule.predict_adding import plain_adding_seconds
 from napkin.schedule.program import Dot, Program, tiles_of, walk
 from napkin.schedule.rewrite import rewrite
 from napkin.schedule.structures import Structures
@@ -32,6 +34,10 @@ from napkin.schedule.warps import Specialised
 
 SHARED_MEMORY, REGISTERS = "shared memory", "registers"  # what a block may lack
 
+_NEARLY_FULL = (
+    0.97  # of a thread's registers: the compiler may need more than is predicted, and spill
+)
+_MAY_SPILL = 1.1  # times as long: less is gained by such a plan than predictions err
 _ELEMENTS_A_REGISTER = 4  # of the narrowest type
 
 
@@ -90,7 +96,7 @@ class KernelPlan:
         shared, room = (-(-size // 1024) for size in (need.shared_bytes, limits.shared_per_block))
         return (
             f"({tiles}) need {shared} KB of shared memory of {room} KB "
-            f"and {need.registers} registers a thread of {limits.registers_per_thread}"
+            f"and {need.registers} registers a thread of {limits.registers(self.warps)}"
         )
 
     @property
@@ -110,7 +116,7 @@ class KernelPlan:
         limits = self.machine.limits
         return max(
             self.prediction.shared_bytes / limits.shared_per_block,
-            self.prediction.registers / limits.registers_per_thread,
+            self.prediction.registers / limits.registers(self.warps),
         )
 
 
@@ -143,7 +149,9 @@ def rank_kernels(
     Raises NapkinError (N405, N406, N409, N410) if the hand relabelling is illegal.
     """
     candidates = _Candidates(derivation, machine, lengths, dtype, hand)
-    found = [candidates.judged(each, warps) for each in candidates.laid() for warps in each.warps]
+    found = [
+        candidates.judged(each, *choice) for each in candidates.laid() for choice in each.choices
+    ]
     made = [each for each in found if each is not None]
     made.sort(key=lambda kernel: kernel.prediction.seconds)
     pruned = tuple((name, count) for name, count in candidates.pruned.items() if count)
@@ -155,7 +163,8 @@ def best_kernel(
 ) -> tuple[KernelPlan | None, KernelPlan | None]:
     """Return the first kernel of the ranking, or None and the nearest to one.
 
-    What cannot be the first, by the least that it must take, is not judged.
+    What cannot be the first, by the least that it must take, is not judged, nor are rings so deep that
+    `predict` finds nothing more to hide: they only take more room.
     """
     candidates = _Candidates(derivation, machine, lengths, dtype, None)
     waiting = [
@@ -166,8 +175,10 @@ def best_kernel(
     for least, number, each in sorted(waiting, key=lambda one: one[:2]):
         if best is not None and least > best[0]:
             break
-        for warps in each.warps:
-            kernel = candidates.judged(each, warps)
+        for stages, warps in each.choices:
+            if stages > max(DEEP_STAGES, each.layout.stages):
+                continue
+            kernel = candidates.judged(each, stages, warps)
             if kernel is not None:
                 seconds = kernel.prediction.seconds
                 if best is None or (seconds, number) < best[:2]:
@@ -177,14 +188,24 @@ def best_kernel(
 
 @dataclass(frozen=True, slots=True)
 class _Laid:
-    """A tiling laid out, with the numbers of warps to try; `is_overfull` if its shared memory is too much."""
+    """A tiling laid out with the shallowest rings; `is_overfull` if its shared memory is too much.
+
+    `choices` are the depths of rings and numbers of warps to try.
+    """
 
     layout: Layout
     program: Program
     walked: Mapping[int, float]
     widest: int
-    warps: tuple[int, ...]
+    choices: tuple[tuple[int, int], ...]
     is_overfull: bool
+
+    def of_depth(self, stages: int) -> tuple[Layout, Program]:
+        """Return the layout and the Program with rings so deep."""
+        if stages == self.layout.stages:
+            return self.layout, self.program
+        rings = tuple(replace(each, stages=stages) for each in self.program.buffers)
+        return replace(self.layout, stages=stages), replace(self.program, buffers=rings)
 
 
 class _Candidates:
@@ -213,20 +234,21 @@ class _Candidates:
         structures = Structures(self.cheap, self.lengths)
         tilings = enumerate_tilings(self.derivation, self.machine, self.lengths, self.hand, depth)
         overfull: list[Tiling] = []
-        for tiling, choices in groupby(tilings, key=lambda found: found[0]):
-            warps = tuple(each for _, each in choices)
-            if any(_is_no_smaller(tiling, each) for each in overfull):
-                self.pruned[SHARED_MEMORY] += len(warps)
+        for base, found in groupby(tilings, key=lambda found: replace(found[0], stages=0)):
+            choices = tuple((tiling.stages, warps) for tiling, warps in found)
+            if any(_is_no_smaller(base, each) for each in overfull):
+                self.pruned[SHARED_MEMORY] += len(choices)
                 continue
-            layout = layouts.of(tiling)
+            layout = layouts.of(replace(base, stages=min(stages for stages, _ in choices)))
             program, walked = structures.program(layout)
             if self.hand is not None:
                 _check_depth(self.derivation.diagram, program, self.hand, depth)
-            taken = shared_bytes(program, wgmma=self.machine.has("wgmma"))
+            fewest = min(warps for _, warps in choices)
+            taken = shared_bytes(program, fewest, wgmma=self.machine.has("wgmma"))
             is_overfull = taken > self.machine.limits.shared_per_block
             if is_overfull:
-                overfull.append(tiling)
-            yield _Laid(layout, program, walked, _widest_tile(program), warps, is_overfull)
+                overfull.append(base)
+            yield _Laid(layout, program, walked, _widest_tile(program), choices, is_overfull)
 
     def least_seconds(self, laid: _Laid) -> float:
         """Return what a plan takes at least; infinity if it holds too much."""
@@ -234,18 +256,23 @@ class _Candidates:
             return inf
         return least_seconds(laid.program, self.machine, self.lengths, laid.walked)
 
-    def judged(self, laid: _Laid, warps: int) -> KernelPlan | None:
-        """Return the kernel of a tiling with so many warps, if it fits."""
-        told = predict(laid.program, self.machine, self.lengths, warps, laid.walked)
+    def judged(self, laid: _Laid, stages: int, warps: int) -> KernelPlan | None:
+        """Return the kernel of a tiling with rings so deep and so many warps, if it fits."""
+        layout, program = laid.of_depth(stages)
+        told = predict(program, self.machine, self.lengths, warps, laid.walked)
+        if program.accumulated:
+            more = plain_adding_seconds(program, self.machine, self.lengths, laid.walked)
+            seconds = told.seconds + sum(more.values())
+            told = replace(told, seconds=seconds, parts=(*told.parts, *more.items()))
         needed = max(told.registers, laid.widest // (_ELEMENTS_A_REGISTER * 32 * warps))
         kernel = KernelPlan(
             self.machine,
             self.cheap,
             self.where,
             self.dtype,
-            laid.layout,
+            layout,
             warps,
-            laid.program,
+            program,
             replace(told, registers=needed),
         )
         if kernel.fits:
@@ -258,7 +285,7 @@ class _Candidates:
 
 def _is_no_smaller(tiling: Tiling, other: Tiling) -> bool:
     """Return whether a tiling needs no less shared memory than another: as large in all, laid out alike."""
-    if (tiling.whole, tiling.split) != (other.whole, other.split) or tiling.stages < other.stages:
+    if (tiling.whole, tiling.split) != (other.whole, other.split):
         return False
     # Axes with a tile of one have no dim, so that what is loaded along them may take another path.
     return all(

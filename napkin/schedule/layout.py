@@ -103,7 +103,7 @@ def contractions(derivation: Derivation) -> tuple[Contraction, ...]:
     found: list[Contraction] = []
     roots: list[int] = []
     if derivation.stream is not None:
-        for each in derivation.stream.accumulators:
+        for each in derivation.stream.folds:
             roots += each.factors
             if each.operator == "sum" and len(each.factors) > 1:
                 found.append(_contraction(graph, each.factors, each.over))
@@ -297,7 +297,7 @@ def _shared_arrays(derivation: Derivation) -> frozenset[str]:
     names: set[str] = set()
     factors: list[int] = []
     if derivation.stream is not None:
-        for each in derivation.stream.accumulators:
+        for each in derivation.stream.folds:
             if each.operator == "sum" and len(each.factors) > 1:
                 factors += each.factors
     for box in graph.boxes:

@@ -7,6 +7,7 @@ registers of a consumer's thread that tiles take.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from napkin.operators import POINTWISE, Kind
 from napkin.schedule.count import extent, tile_bytes
@@ -150,6 +151,17 @@ def tile_registers(program: Program, consumers: int, *, together: bool = False) 
         if isinstance(op, Loop)
     )
     return (held + widest) // (4 * 128 * consumers)
+
+
+def operand_registers(program: Program, consumers: int) -> int:
+    """Return the registers of a thread that the operands take that a step computes, rounded."""
+    most = 0
+    for loop in (op for op in program.operations if isinstance(op, Loop)):
+        tiles = {tile.name: tile for tile in tiles_of(loop.body) if tile.level == "register"}
+        dots = [op for op in loop.body if isinstance(op, Dot) and op.left in tiles]
+        made = {dot.left: replace(tiles[dot.left], storage=dot.operand_type) for dot in dots}
+        most = max(most, sum(tile_bytes(tile, program) for tile in made.values()))
+    return most // (4 * 128 * consumers)
 
 
 def _chunk_bytes(program: Program, loop: Loop, states: set[str], *, together: bool) -> int:

@@ -38,6 +38,7 @@ from napkin.schedule.remember import remembered
 from napkin.schedule.trips import remainders
 
 _EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2, 3 or more
+DEEP_STAGES = 3  # of a ring from which on it hides all that a deeper one hides
 _WAIT, _DEEP_WAIT = 200, 70  # clocks that a contraction waits for its operands, at 2 and 3 stages
 _CUT_WAIT = 1500  # clocks of a chunk that is cut: nothing is fetched ahead of it
 _GATHERED = 0.21  # clocks of an element read at a computed position, for each stage but the last
@@ -71,7 +72,7 @@ def plain_clocks(
     waiting = _latency(program, walked, work.contracted, stages, blocks)
     if by_hand:
         waiting = work.contracted * machine.latency("contraction") * machine.clock
-        waiting += 0.0 if stages > 2 else _unhidden_copies(program, walked)
+        waiting += 0.0 if stages >= DEEP_STAGES else _unhidden_copies(program, walked)
     if not program.buffers:
         waiting += _awaited_steps(program, walked) * machine.latency("load") * machine.clock
     clocks = {
@@ -147,8 +148,8 @@ def _latency(
 ) -> float:
     """Return the clocks of a block in which it waits in its loops, other blocks left out."""
     # With three blocks on a unit the others' work hides the wait, whatever the ring's depth.
-    clocks = (_DEEP_WAIT if stages > 2 and blocks < 3 else _WAIT) * contracted
-    clocks += 0.0 if stages > 2 else _unhidden_copies(program, walked)
+    clocks = (_DEEP_WAIT if stages >= DEEP_STAGES and blocks < 3 else _WAIT) * contracted
+    clocks += 0.0 if stages >= DEEP_STAGES else _unhidden_copies(program, walked)
     return clocks + _CUT_WAIT * sum(walked[id(op)] for op in cut_loops(program))
 
 
@@ -204,9 +205,11 @@ def _chain_clocks(
         # Operands of one warp's instructions are read from shared memory first: as long again.
         latency = machine.latency("contraction") * machine.clock * (1 if by_warpgroup else 2)
         total += times * (tensor + vector + latency * _longest_chain(program, own))
-        if stages == 2 and any(isinstance(op, Load) and len(op.tile.dims) > 1 for op in own):
-            waits = machine.latency("copy")
-            waits += machine.latency("load") if _reads_positions(own) else 0.0
+        # Copies to positions that a step reads first are not issued ahead, however deep the ring.
+        at_positions = _reads_positions(own)
+        if any(isinstance(op, Load) and len(op.tile.dims) > 1 for op in own):
+            waits = machine.latency("copy") if stages == 2 or at_positions else 0.0
+            waits += machine.latency("load") if at_positions else 0.0
             total += times * waits * machine.clock
     return total
 

@@ -16,8 +16,8 @@ from math import ceil, hypot, inf, prod
 from napkin.machine import Machine
 from napkin.schedule.clocks import Work, gather_clocks, loops_of, operand_clocks, work_of
 from napkin.schedule.occupancy import blocks_per_unit, registers_per_thread, shared_bytes
+from napkin.schedule.order import specialised_order
 from napkin.schedule.plain_loops import (
-    array_bytes,
     cut_loops,
     own_bytes,
     plain_clocks,
@@ -25,6 +25,7 @@ from napkin.schedule.plain_loops import (
     start_seconds,
 )
 from napkin.schedule.program import AxisRole, Loop, Program
+from napkin.schedule.traffic import dram_traffic, least_traffic, most_traffic
 from napkin.schedule.trips import kinds_of_groups, loop_places, trips
 
 # Read off the compiler's reports, with the bases of `occupancy`:
@@ -58,13 +59,15 @@ def predict(
 
     `walked` are its `average_steps`. What is more than a block may hold takes for ever.
     """
-    shared = shared_bytes(program, wgmma=machine.has("wgmma"))
+    shared = shared_bytes(program, warps, wgmma=machine.has("wgmma"))
     registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
     limits = machine.limits
-    if shared > limits.shared_per_block or registers > limits.registers_per_thread:
+    if shared > limits.shared_per_block or registers > limits.registers(warps):
         return Prediction(shared, registers, inf, "what a block may hold")
     if any(walked[id(op)] >= 0.5 for op in cut_loops(program)):
-        registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
+        more = _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
+        # What is too much spills in the cut chunks alone, of which there are few.
+        registers = min(registers + more, limits.registers(warps))
     groups = group_count(program, sizes)
     fitting = blocks_per_unit(machine, warps, shared, registers)
     blocks = min(fitting, ceil(groups / machine.units))
@@ -78,8 +81,8 @@ def predict(
     # Without rings there are blocks enough on a unit for one to start while others work.
     busy["starting"] = waves * starting if program.buffers else 0.0
     moved = work.moved - read_again(program, machine, sizes, walked, blocks)
-    needs = (shared, registers)
-    return _bounded(needs, program, machine, sizes, busy, replace(work, moved=moved))
+    needs, work = (shared, registers), replace(work, moved=moved)
+    return _bounded(needs, program, machine, sizes, busy, work, fitting * machine.units)
 
 
 def predict_specialised(
@@ -109,7 +112,8 @@ def predict_specialised(
     registers = (
         machine.limits.registers_per_block // threads // 8 * 8
     )  # at launch, of all warps alike
-    return _bounded((shared, registers), program, machine, sizes, busy, work)
+    ordered = specialised_order(program, sizes, machine.units)
+    return _bounded((shared, registers), ordered, machine, sizes, busy, work, machine.units)
 
 
 def _bounded(
@@ -119,15 +123,19 @@ def _bounded(
     sizes: Mapping[str, int],
     busy: Mapping[str, float],
     work: Work,
+    together: int,
 ) -> Prediction:
-    """Return the prediction: what the units do takes `busy`, unless their data take longer to arrive."""
+    """Return the prediction: what the units do takes `busy`, unless their data take longer to arrive.
+
+    `together` groups run at a time.
+    """
     groups = group_count(program, sizes)
     times = {
         "tensor and vector work": sum(busy.values()),
         "power": groups * work.powered / (machine.units * machine.clock),
         "L2": groups * work.moved / machine.bandwidth("l2"),
-        "DRAM": _unique_bytes(program, sizes) / machine.bandwidth("dram"),
     }
+    times["DRAM"] = _memory_seconds(program, machine, sizes, together, max(times.values()))
     bound = max(times, key=lambda name: times[name])
     seconds = times[bound]
     if not program.buffers:
@@ -191,8 +199,18 @@ def group_count(program: Program, sizes: Mapping[str, int]) -> int:
     )
 
 
-def _unique_bytes(program: Program, sizes: Mapping[str, int]) -> int:
-    return sum(array_bytes(each, sizes) for each in (*program.arrays, *program.outputs))
+def _memory_seconds(
+    program: Program, machine: Machine, sizes: Mapping[str, int], together: int, others: float
+) -> float:
+    """Return the seconds in which what passes between memory and the cache does so.
+
+    Only where the most that may pass would take longer than the `others` is it looked at closely.
+    """
+    rate = machine.bandwidth("dram")
+    if program.buffers and most_traffic(program, sizes, together) / rate <= others:
+        return least_traffic(program, sizes) / rate
+    scalars = guessed_scalars(program, sizes)
+    return dram_traffic(program, machine, sizes, together, scalars).bytes / rate
 
 
 def guessed_scalars(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:

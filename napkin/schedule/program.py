@@ -219,13 +219,17 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write a tile; positions past the end of the axes in `masked` are left out."""
+    """Write a tile, or add it to what is there; positions past the end of the axes in `masked` are left out.
+
+    What `adds` does so element by element, in no order among groups: the array is zero before them.
+    """
 
     array: str
     source: Operand
     source_dims: tuple[str, ...]
     masked: tuple[str, ...]
     path: Path
+    adds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +249,22 @@ Operation = Load | Positions | EdgePosition | Compute | Fold | Dot | Fill | Assi
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """An order of groups: `tiles` tiles of an axis side by side, and for them all of the axes `over`."""
+
+    axis: str
+    tiles: int
+    over: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
-    """One kernel. `scalars` are rank-0 arguments by name and type; `grid` the grouped axes, fastest first."""
+    """One kernel. `scalars` are rank-0 arguments by name and type; `grid` the grouped axes, fastest first.
+
+    Groups run in the grid's order, or in that of a `band`, which is the fastest of all. Axes in `descending`
+    run from the end, since later tiles have longer streams; where they have shorter ones, the axis is
+    `shrinking`.
+    """
 
     name: str
     arrays: tuple[Array, ...]
@@ -258,6 +276,8 @@ class Program:
     descending: tuple[str, ...]
     buffers: tuple[Buffer, ...]
     operations: tuple[Operation, ...]
+    band: Band | None = None
+    shrinking: tuple[str, ...] = ()
 
     def axis(self, name: str) -> AxisTile:
         """Return the tile of an axis."""
@@ -276,6 +296,12 @@ class Program:
     def array(self, name: str) -> Array:
         """Return the argument or output of that name."""
         return next(each for each in (*self.arrays, *self.outputs) if each.name == name)
+
+    @property
+    def accumulated(self) -> tuple[str, ...]:
+        """The outputs to which groups add: they are zero before the first one, and fp32."""
+        stores = (each for each in walk(self.operations) if isinstance(each, Store))
+        return tuple(dict.fromkeys(each.array for each in stores if each.adds))
 
     def box_axes(self, array: str) -> tuple[str, ...]:
         """Return an array's axes as a descriptor lists them: those that a tile takes one of stand first.

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from napkin.algebra.affine import Variation
 from napkin.algebra.conditions import vanishes
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import Bounds, Variation, interval
+from napkin.algebra.masks import FARTHEST, Bounds, interval
 from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,
@@ -35,7 +36,6 @@ from napkin.operators import REDUCTIONS, Kind
 from napkin.schedule.program import AxisRole, AxisTile, Region
 from napkin.schedule.rewrite import split_scale
 
-FARTHEST = 2**30  # a bound that no axis reaches, far enough from overflow to be added to
 _LARGEST_INT = 2**31 - 1
 _POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
 
@@ -52,15 +52,16 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A pass's chunk with its masks settled: what each accumulator folds, and what is stored."""
+    """A pass's chunk with its masks settled: what is folded into each state and part, and what is stored."""
 
     region: Region
     factors: tuple[tuple[int, ...], ...]
     stores: tuple[tuple[int, int], ...]
 
 
-def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
+def walks(graph: Graph, axes: Mapping[str, AxisTile], axis: str, bounds: Bounds) -> list[Walk]:
     """Return the loops of a pass in order, aligned to the axis's tile."""
+    tile = axes[axis].tile
     step = graph.constant(tile)
     begin, end = f"{axis}_begin", f"{axis}_end"
     full_begin, full_end = f"{axis}_full_begin", f"{axis}_full_end"
@@ -84,7 +85,7 @@ def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
     full_stop = _align(graph, full_stop, step, up=False)
     loops: list[Walk] = []
     full_start = any_start
-    if bounds.full.start is not None:
+    if bounds.full.start is not None and not _starts_whole(graph, axes, tile, bounds):
         full_start = _align(graph, bounds.full.start, step, up=True)
         full_start = graph.pointwise("max2", full_start, any_start)
         last = _align(graph, stop, step, up=True)
@@ -98,19 +99,67 @@ def walks(graph: Graph, axis: str, tile: int, bounds: Bounds) -> list[Walk]:
     return loops
 
 
+def _starts_whole(graph: Graph, axes: Mapping[str, AxisTile], tile: int, bounds: Bounds) -> bool:
+    """Return whether no first chunk is cut: the start is one number, a multiple of the tile."""
+    ends = (bounds.any.start, bounds.full.start if bounds.full is not None else None)
+    starts = {_of_tile(graph, axes, each) for each in ends if each is not None}
+    return len(starts) == 1 and all(_is_multiple(graph, each, tile) for each in starts)
+
+
+def _of_tile(graph: Graph, axes: Mapping[str, AxisTile], each: int) -> int:
+    """Return the number itself where a tile's least and greatest are of one number."""
+    box = graph[each]
+    if isinstance(box, Extreme) and all(axes[axis].dim is None for axis in graph[box.operand].axes):
+        return box.operand
+    return each
+
+
+def _is_multiple(graph: Graph, each: int, tile: int) -> bool:
+    """Return whether a whole number is surely a multiple of the tile."""
+    box = graph[each]
+    if isinstance(box, Constant):
+        return box.value % tile == 0
+    if not isinstance(box, Pointwise):
+        return False
+    held = [_is_multiple(graph, operand, tile) for operand in box.operands]
+    if box.operator == "mul":
+        return any(held)
+    return box.operator in ("add", "sub", "min2", "max2", "neg") and all(held)
+
+
 def descending(derivation: Derivation, variation: Callable[[int], Variation]) -> tuple[str, ...]:
     """Return grid axes to walk from the end: where a later tile has the longer stream."""
-    stream, graph = derivation.stream, derivation.graph
-    found: dict[str, None] = {}
-    for condition in derivation.conditions if stream else ():
-        assert stream is not None
-        bounds = interval(graph, condition, stream.axis, variation)
-        if bounds.any.stop is not None and bounds.any.start is None:
-            for each in topological(graph, [bounds.any.stop]):
-                box = graph[each]
-                if isinstance(box, Edge) and box.end == "last":
-                    found[box.axis] = None
-    return tuple(found)
+    bounds = _bounds_of_passes(derivation, variation)
+    stops = [each.any.stop for each in bounds if each.any.start is None]
+    return _moved_by(derivation.graph, stops, "last")
+
+
+def shrinking(derivation: Derivation, variation: Callable[[int], Variation]) -> tuple[str, ...]:
+    """Return grid axes where a later tile has the shorter stream."""
+    bounds = _bounds_of_passes(derivation, variation)
+    starts = [each.any.start for each in bounds if each.any.stop is None]
+    return _moved_by(derivation.graph, starts, "first")
+
+
+def _bounds_of_passes(
+    derivation: Derivation, variation: Callable[[int], Variation]
+) -> list[Bounds]:
+    stream, hulls = derivation.stream, dict(derivation.hulls)
+    if stream is None:
+        return []
+    return [
+        interval(derivation.graph, condition, stream.axis, variation, hulls)
+        for condition in derivation.conditions
+    ]
+
+
+def _moved_by(graph: Graph, ends: Sequence[int | None], end: str) -> tuple[str, ...]:
+    """Return the axes by the first or last index of whose tiles these ends of streams are computed."""
+    boxes = (
+        graph[each] for root in ends if root is not None for each in topological(graph, [root])
+    )
+    found = [each.axis for each in boxes if isinstance(each, Edge) and each.end == end]
+    return tuple(dict.fromkeys(found))
 
 
 def settle(
@@ -123,16 +172,14 @@ def settle(
     region: Region,
 ) -> Body:
     """Settle the masks of a chunk: gone in full regions, joined with the axis's end in partial ones."""
-    groups = [each.factors for each in one.accumulators]
+    groups = [each.factors for each in one.folds]
     stores = one.stores
     if region is Region.FULL:
         if condition is not None and bounds.residual != condition:
-            left = bounds.residual
-            true = graph.constant(True) if left is None else left
-            swaps = {condition: true} | _negation(graph, condition, left)
+            swaps = _held(graph, condition, bounds.residual)
             groups = [
                 _carried(graph, each, _replaced(graph, group, swaps))
-                for each, group in zip(one.accumulators, groups, strict=True)
+                for each, group in zip(one.folds, groups, strict=True)
             ]
         return Body(region, _padded_groups(graph, axes, one, groups), stores)
     inside = _inside(graph, axis)
@@ -143,11 +190,11 @@ def settle(
         swaps = _masked_extrema(graph, one, inside)
         groups = [
             _masked_alike(graph, each, group, swaps, axis)
-            for each, group in zip(one.accumulators, groups, strict=True)
+            for each, group in zip(one.folds, groups, strict=True)
         ]
-    settled = [
-        _mask(graph, each, group, inside, axis)
-        for each, group in zip(one.accumulators, groups, strict=True)
+    settled = [  # a part is stored with its ends masked
+        _mask(graph, each, group, inside, axis) if axis in each.over else group
+        for each, group in zip(one.folds, groups, strict=True)
     ]
     return Body(region, _padded_groups(graph, axes, one, settled), stores)
 
@@ -169,7 +216,7 @@ def _padded_groups(
     """Mask the padding of the whole axes that an accumulator folds beside the stream's own."""
     return tuple(
         padded(graph, axes, replace(each, factors=group))
-        for each, group in zip(one.accumulators, groups, strict=True)
+        for each, group in zip(one.folds, groups, strict=True)
     )
 
 
@@ -187,7 +234,8 @@ def padded(graph: Graph, axes: Mapping[str, AxisTile], each: Accumulator) -> tup
 def within_ends(graph: Graph, axes: Mapping[str, AxisTile], extreme: Extreme) -> int:
     """Return what an extreme over a tile is taken of, with no say for positions past an axis's end."""
     value = extreme.operand
-    unit = graph.constant(FARTHEST if extreme.end == "least" else -FARTHEST)
+    farthest = FARTHEST if extreme.bounds else _LARGEST_INT
+    unit = graph.constant(farthest if extreme.end == "least" else -farthest)
     for axis in graph[value].axes:
         if not axes[axis].is_exact:
             value = graph.pointwise("where", _inside(graph, axis), value, unit)
@@ -198,12 +246,32 @@ def _inside(graph: Graph, axis: str) -> int:
     return graph.pointwise("lt", graph.add(Index(axis)), graph.add(Size(axis)))
 
 
-def _negation(graph: Graph, condition: int, residual: int | None) -> dict[int, int]:
-    """Return the swap for what a condition negates, where the condition holds throughout."""
-    box = graph[condition]
-    if residual is None and isinstance(box, Pointwise) and box.operator == "not":
-        return {box.operands[0]: graph.constant(False)}
-    return {}
+def _held(graph: Graph, condition: int, residual: int | None) -> dict[int, int]:
+    """Return the swaps where a condition holds but for a residual: every mask of those that it joins goes."""
+    left = _joined(graph, residual)
+    whole = graph.constant(True) if residual is None else residual
+    swaps = {condition: whole} if condition not in left else {}
+    for each in _joined(graph, condition):
+        if each in left:
+            continue
+        swaps.setdefault(each, graph.constant(True))
+        box = graph[each]
+        if isinstance(box, Pointwise) and box.operator == "not":
+            swaps[box.operands[0]] = graph.constant(False)
+    return swaps
+
+
+def _joined(graph: Graph, condition: int | None) -> list[int]:
+    """Return the conditions that an `and` joins, however deep."""
+    pending, found = [] if condition is None else [condition], list[int]()
+    while pending:
+        each = pending.pop()
+        box = graph[each]
+        if isinstance(box, Pointwise) and box.operator == "and":
+            pending += box.operands
+        else:
+            found.append(each)
+    return found
 
 
 def _replaced(graph: Graph, group: tuple[int, ...], swaps: dict[int, int]) -> tuple[int, ...]:
@@ -315,7 +383,7 @@ def _simplified(graph: Graph, operator: str, operands: list[int]) -> int:
     values = [box.value if isinstance(box, Constant) else None for box in boxes]
     if operator == "where" and values[0] is not None:
         return operands[1] if values[0] else operands[2]
-    if operator == "and" and None in values and any(value is True for value in values):
+    if operator == "and" and any(value is True for value in values):
         return operands[1] if values[0] is True else operands[0]
     if operator in ("add", "sub") and values[1] == 0 and boxes[1].kind is Kind.INT:
         return operands[0]

@@ -23,8 +23,8 @@ from dataclasses import replace
 from functools import reduce as fold
 from math import inf, log2
 
+from napkin.algebra.affine import isolate
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import isolate
 from napkin.algebra.signs import is_nonnegative
 from napkin.algebra.states import Accumulator, Pass, Stream, Transport
 from napkin.diagram import (
@@ -69,6 +69,7 @@ def _rewrite_pass(rules: _Rules, one: Pass) -> Pass:
         tuple(_rewrite_accumulator(rules, each) for each in one.accumulators),
         tuple(replace(each, value=rules.apply(each.value)) for each in one.reductions),
         tuple((number, rules.apply(box)) for number, box in one.stores),
+        tuple((number, _rewrite_accumulator(rules, each)) for number, each in one.parts),
     )
 
 
@@ -87,7 +88,7 @@ def _rewrite_accumulator(rules: _Rules, each: Accumulator) -> Accumulator:
 
 def _scaled_states(graph: Graph, stream: Stream) -> frozenset[str]:
     """Return the maxima (minima) that some exponential of the stream reads: kept in log2 units."""
-    roots = [factor for each in stream.accumulators for factor in each.factors]
+    roots = [factor for each in stream.folds for factor in each.factors]
     roots += [term.factor for each in stream.accumulators for term in each.transport if term.factor]
     roots += [box for _, box in stream.tail]
     roots += [box for one in stream.passes for _, box in one.stores]

@@ -68,6 +68,57 @@ def rotate(program: Program) -> Program | str:
     return replace(program, operations=(*before, *prelude, *fills, *walked, *late, *after))
 
 
+def descend(program: Program) -> Program | str:
+    """Return the program with its stream walked from the last chunk to the first, nothing delayed."""
+    found = _stream_loops(program)
+    if isinstance(found, str):
+        return found
+    before, loops, after = found
+    states = {op.tile.name for op in before if isinstance(op, Fill)}
+    patterns = {_part(loop.body, states).pattern for loop in loops}
+    if patterns == {()}:
+        return "no contraction multiplies what a step has computed"
+    if len(patterns) > 1:
+        return "the loops of the stream run on with different contractions"
+    names = Names(RESERVED | _taken(program))
+    prelude, _, behind = _first_chunk(loops, names)
+    walked: list[Operation] = []
+    for loop in reversed(loops):
+        parts = _part(_contracted_early(loop.body), set())
+        body = (*parts.head, *parts.rest, *parts.last)
+        body = body if loop.region is Region.FULL else _apart(body, "cut", names)
+        stop = behind if loop is loops[-1] else _lesser(loop, behind, prelude, names)
+        walked.append(replace(loop, stop=stop, body=body, descending=True))
+    return replace(program, operations=(*before, *prelude, *walked, *after))
+
+
+def _contracted_early(body: Operations) -> Operations:
+    """Move every contraction of what a step computes to where that is there: its registers are free again."""
+    placed: list[Operation] = []
+    waiting = list(body)
+    while waiting:
+        op = waiting.pop(0)
+        placed.append(op)
+        for dot in [each for each in waiting if isinstance(each, Dot) and each.left == writes(op)]:
+            passed = waiting[: waiting.index(dot)]
+            needed = _needed_by(dot, passed)
+            if not _touch([each for each in passed if each not in needed], [*needed, dot]):
+                placed += [*needed, dot]
+                waiting = [each for each in waiting if each not in needed and each != dot]
+    return tuple(placed)
+
+
+def _needed_by(dot: Dot, passed: Sequence[Operation]) -> list[Operation]:
+    """Return what of the operations before a contraction it cannot do without, in order."""
+    names = set(reads(dot))
+    found: list[Operation] = []
+    for op in reversed(passed):
+        if writes(op) in names:
+            found.append(op)
+            names |= set(reads(op))
+    return found[::-1]
+
+
 def only_adds(body: Operations) -> bool:
     """Return whether a step does nothing but add contractions of what it loads to their sums."""
     loaded = {op.tile.name for op in body if isinstance(op, Load)}
@@ -264,25 +315,40 @@ def _walk(
 ) -> tuple[list[Operation], list[Operation]]:
     """Return the place of the first chunk, and the loops: that chunk alone, then the others."""
     axis, step = loops[-1].axis, loops[-1].step
-    prelude: list[Operation] = []
-
-    def make(wish: str, operator: str, *operands: Operand) -> str:
-        tile = Tile(names.fresh(wish), (), Kind.INT, "int32")
-        prelude.append(Compute(tile, operator, operands))
-        return tile.name
-
-    before_end = make("t", "sub", loops[-1].stop, Literal(1))
-    whole = make("t", "mul", make("t", "floordiv", before_end, Literal(step)), Literal(step))
-    first = make(f"{axis}_first", "max2", whole, loops[0].start)
-    behind = make(f"{axis}_behind", "add", first, Literal(step))
+    prelude, first, behind = _first_chunk(loops, names)
     body = _apart(_first_body(bodies[-1], carried), "first", names)
     walked: list[Operation] = [Loop(axis, first, behind, step, Region.PARTIAL, body, True)]
     for loop, parts in zip(reversed(loops), reversed(bodies), strict=True):
-        stop = first if loop is loops[-1] else make(f"{axis}_stop", "min2", loop.stop, first)
+        stop = first if loop is loops[-1] else _lesser(loop, first, prelude, names)
         body = _body(parts, carried)
         body = body if loop.region is Region.FULL else _apart(body, "cut", names)
         walked.append(replace(loop, stop=stop, body=body, descending=True))
     return prelude, walked
+
+
+def _first_chunk(loops: Sequence[Loop], names: Names) -> tuple[list[Operation], str, str]:
+    """Return what finds the chunk that is walked first, where it starts, and where the next would."""
+    axis, step = loops[-1].axis, loops[-1].step
+    made: list[Operation] = []
+    before_end = _number("t", "sub", (loops[-1].stop, Literal(1)), made, names)
+    chunks = _number("t", "floordiv", (before_end, Literal(step)), made, names)
+    whole = _number("t", "mul", (chunks, Literal(step)), made, names)
+    first = _number(f"{axis}_first", "max2", (whole, loops[0].start), made, names)
+    return made, first, _number(f"{axis}_behind", "add", (first, Literal(step)), made, names)
+
+
+def _lesser(loop: Loop, other: str, made: list[Operation], names: Names) -> str:
+    """Return the name of where a loop ends that ends no later than another."""
+    return _number(f"{loop.axis}_stop", "min2", (loop.stop, other), made, names)
+
+
+def _number(
+    wish: str, operator: str, operands: tuple[Operand, ...], made: list[Operation], names: Names
+) -> str:
+    """Add a whole number to what is made, and return its name."""
+    tile = Tile(names.fresh(wish), (), Kind.INT, "int32")
+    made.append(Compute(tile, operator, operands))
+    return tile.name
 
 
 def _apart(body: Operations, suffix: str, names: Names) -> Operations:

@@ -42,7 +42,8 @@ def cut_lines(plan: Plan) -> list[str]:
     made = (array for kernel in plan.kernels for array in kernel.program.outputs)
     kept = [f"{a.name}[{' '.join(a.axes)}] {a.dtype}" for a in made if a.name in read]
     between = f"kept in memory between them: {', '.join(kept)}" if kept else "none reads another's"
-    lines = [f"cut into {len(plan.kernels)} kernels; {between}"]
+    lines = [f"cut into {len(plan.kernels)} kernels; {between}", *_segment_lines(plan)]
+    lines += _bounded_lines(plan)
     one = plan.turned_down
     if one is not None and one.fits:
         lines.append(
@@ -52,6 +53,27 @@ def cut_lines(plan: Plan) -> list[str]:
     elif one is not None:
         lines.append(f"as one kernel it does not fit: the smallest tiles {one.needs}")
     return lines
+
+
+def _segment_lines(plan: Plan) -> list[str]:
+    """Return which streams are walked in segments, and why."""
+    return [
+        f"{kernel.name} walks its stream `{stream.axis}` in {plan.segments[axis]} segments side by side, by "
+        f"`{axis}`, since its other groups alone leave multiprocessors idle"
+        for kernel in plan.kernels
+        for axis in kernel.program.grid
+        if axis in plan.segments and (stream := kernel.derivation.stream) is not None
+    ]
+
+
+def _bounded_lines(plan: Plan) -> list[str]:
+    """Return which kernels walk only what other kernels found that their masks let through."""
+    return [
+        f"{kernel.name} walks `{stream.axis}` only where its mask can hold, as a kernel before it has found; "
+        "what that saves is not known before the data are there"
+        for kernel in plan.kernels
+        if kernel.derivation.hulls and (stream := kernel.derivation.stream) is not None
+    ]
 
 
 def _signature(kernel: KernelPlan) -> str:
@@ -75,6 +97,7 @@ def _kernel_lines(kernel: KernelPlan) -> list[str]:
         *table(rows),
         "",
         f"grid, the fastest axis first: {' '.join(program.grid) or 'one block'}",
+        *_adding_lines(kernel),
         f"shared memory {prediction.shared_bytes} B a block"
         + (f" (rings: {rings})" if rings else ""),
         f"registers {prediction.registers} a thread"
@@ -84,13 +107,25 @@ def _kernel_lines(kernel: KernelPlan) -> list[str]:
     ]
 
 
+def _adding_lines(kernel: KernelPlan) -> list[str]:
+    """Return to which outputs groups add, since the order of additions is left open."""
+    outputs = {each.name: each for each in kernel.derivation.diagram.outputs}
+    return [
+        f"every group over {' '.join(outputs[name].added)} adds its part to {name}, which starts at zero, "
+        "in no fixed order: the last bits may differ from run to run"
+        for name in kernel.printed.accumulated
+    ]
+
+
 def form_line(kernel: KernelPlan) -> str:
     """Return in a line which form of a kernel is printed, and why."""
     if kernel.form is None:
         return f"plain loop: {kernel.why}" if kernel.why else "plain loop"
     tiles = ", ".join(f"{each.axis} {each.tile}" for each in kernel.printed.axes if each.tile > 1)
+    warps = kernel.form.warps
+    others = "a producer, a dispatcher" if warps.dispatched else "a producer"
     return (
-        f"warp-specialised: a producer and {kernel.form.warps.consumers} consumers, tiles {tiles}, "
+        f"warp-specialised: {others} and {warps.consumers} consumers, tiles {tiles}, "
         f"because {kernel.why}, which takes {duration(kernel.prediction.seconds)}"
     )
 

@@ -19,6 +19,7 @@ from napkin.operators import Pipeline
 from napkin.schedule.count import Column, columns, extent, tile_bytes, work
 from napkin.schedule.kernel import KernelPlan
 from napkin.schedule.liveness import reads
+from napkin.schedule.occupancy import ring_depths
 from napkin.schedule.program import (
     AxisRole,
     Dot,
@@ -111,8 +112,10 @@ def _rings(kernel: KernelPlan, rows: str | None) -> Iterator[Variable]:
         for op in walk(kernel.program.operations)
         if isinstance(op, Load) and op.buffer is not None
     }
+    depths = ring_depths(kernel.program, wgmma=kernel.machine.has("wgmma"))
     for ring in kernel.program.buffers:
-        yield _variable(kernel, loads[ring.name], rows, ring.stages, ring.array)
+        slots = depths.get(ring.array, ring.stages)
+        yield _variable(kernel, loads[ring.name], rows, slots, ring.array)
 
 
 def _filled_rings(kernel: KernelPlan, rows: str | None) -> Iterator[Variable]:

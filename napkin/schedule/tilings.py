@@ -23,8 +23,10 @@ _LEAST_DEPTH = 16  # of a contraction on tensor cores; twice that for operands o
 _ROW_TILES = (16, 32, 64, 128)
 _COLUMN_TILES = (64, 128, 256)
 _STREAM_TILES = (16, 32, 64, 128, 256)
+_STAGES, _WARPS = (2, 3, 4), (4, 8)  # of kernels that contract
 _MAX_WHOLE = 256
 _SPLIT_TILE = 64
+_ELEMENTS = 1024  # of a block that only computes
 
 
 def enumerate_tilings(
@@ -57,8 +59,8 @@ def enumerate_tilings(
         choices.append(_row_tiles(derivation, sizes, fixed))
     beside = 1 if dotted else prod(split.values())
     choices.append(_stream_tiles(derivation, sizes, fixed, depth if dotted else None, beside))
-    stages = [hand.stages] if hand and hand.stages else ([2, 3] if dotted else [1])
-    warps = [hand.warps] if hand and hand.warps else ([4, 8] if dotted else [4])
+    stages = (hand.stages,) if hand and hand.stages else (_STAGES if dotted else (1,))
+    warps = (hand.warps,) if hand and hand.warps else (_WARPS if dotted else _WARPS[:1])
     for combination in cartesian(*choices):
         tiles = dict.fromkeys(derivation.group, 1)
         for part in combination:
@@ -198,8 +200,11 @@ def _row_tiles(
     if group[-1] in fixed:
         return [base]
     if derivation.stream is None:
-        tile = min(1024, power_of_two(sizes[group[-1]]))
-        return [base | {group[-1]: tile}]
+        left = _ELEMENTS  # the innermost axis is filled first, then the next one out
+        for axis in reversed(group):
+            base[axis] = fixed.get(axis, min(left, power_of_two(sizes[axis])))
+            left = max(1, left // base[axis])
+        return [base]
     rows = [1, 2, 4, 8, 16]
     return [base | {group[-1]: tile} for tile in rows if tile <= power_of_two(sizes[group[-1]])]
 

@@ -94,24 +94,37 @@ def with_loops(
 def remainders(program: Program) -> frozenset[int]:
     """Return the loops (by identity) that walk what another loop of their pass leaves of an axis."""
     found: set[int] = set()
-    for loops in _passes(program.operations):
+    for loops in _loops_by_pass(program.operations):
         full = {each.axis for each in loops if each.region is Region.FULL}
         partial = [each for each in loops if each.region is Region.PARTIAL]
         found |= {id(each) for each in partial if each.axis in full}
     return frozenset(found)
 
 
-def _passes(operations: Sequence[Operation]) -> list[list[Loop]]:
-    """Part the outer loops by pass: one that folds opens by filling its states, one that stores is alone."""
-    passes: list[list[Loop]] = [[]]
+def _loops_by_pass(operations: Sequence[Operation]) -> list[list[Loop]]:
+    return [[op for op in each if isinstance(op, Loop)] for each in _parted(operations)]
+
+
+def passes(
+    operations: Sequence[Operation],
+) -> list[list[tuple[Operation, tuple[Loop, ...]]]]:
+    """Return the operations of every pass over the stream, each with the loops around it."""
+    return [list(with_loops(each)) for each in _parted(operations)]
+
+
+def _parted(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """Part operations by pass: one that folds opens by filling its states, one that stores is alone."""
+    found: list[list[Operation]] = [[]]
     for each in operations:
-        if isinstance(each, Fill) and passes[-1]:
-            passes.append([])
-        elif isinstance(each, Loop):
-            if any(isinstance(inner, Store) for inner in each.body):
-                passes.append([])
-            passes[-1].append(each)
-    return passes
+        is_filled = isinstance(each, Fill) and any(isinstance(op, Loop) for op in found[-1])
+        if is_filled or (isinstance(each, Loop) and any(_replaces(op) for op in each.body)):
+            found.append([])
+        found[-1].append(each)
+    return found
+
+
+def _replaces(operation: Operation) -> bool:
+    return isinstance(operation, Store) and not operation.adds
 
 
 # --- the numbers ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from napkin.schedule.barriers import Slot, Step
-from napkin.schedule.program import Load, Loop, Operation, Program, Store
+from napkin.schedule.program import Load, Loop, Operation, Program, Store, Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +45,35 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What parts of sums multiply, as consumers share it, rounded; and the outputs that they are added to."""
+
+    tile: Tile
+    arrays: tuple[str, ...]
+    shared_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunks:
-    """A loop over chunks, or one chunk alone, with a consumer's steps."""
+    """A loop over chunks, or one chunk alone, with a consumer's steps.
+
+    `wholes` gives, for every tile that steps make of a slice of the chunk, the tile of the whole chunk.
+    """
 
     loop: Loop
     steps: tuple[Step, ...]
     is_single: bool
+    wholes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Specialised:
-    """A warp-specialised kernel. Every block walks groups in turn, `grid` giving their order.
+    """A warp-specialised kernel. Every block walks groups, `grid` giving their order: in turn, or
+    `dispatched` to the blocks as they get done.
 
     `place` is done by all warps for every group. The producer fills the resident rings, and the others
     once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`. `slots` gives the slot of every
-    shared tile by name.
+    shared tile by name, `cuts` the dim that a dim of slices is cut from.
     """
 
     program: Program
@@ -73,13 +87,16 @@ class Specialised:
     chunks: tuple[Chunks, ...]
     drain: tuple[Step, ...]
     registers: tuple[int, int]
+    parts: tuple[Part, ...] = ()
+    dispatched: bool = False
+    cuts: tuple[tuple[str, str], ...] = ()
 
     @property
     def shared_bytes(self) -> int:
         """The shared memory of a block, without barriers."""
         rings = sum(ring.slots * ring.slot_bytes for ring in self.rings)
         own = sum(each.slot_bytes for each in self.staged if each.ring is None)
-        return rings + self.consumers * own
+        return rings + self.consumers * own + sum(each.shared_bytes for each in self.parts)
 
     @property
     def warps(self) -> int:

@@ -41,6 +41,15 @@ class Gradient:
     backward: Diagram
     wanted: tuple[str, ...]
 
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The backward's names for the gradients of the forward's outputs, each with its output's place."""
+        forward = self.forward
+        known = {each.name for each in forward.arguments} | {each.name for each in forward.outputs}
+        own = [each.name for each in self.backward.arguments if each.name not in known]
+        places = {f"d{each.name}": place for place, each in enumerate(forward.outputs)}
+        return {name: places[name if name in places else name.rpartition("_")[0]] for name in own}
+
 
 def differentiate(diagram: Diagram, wanted: Collection[str] | None = None) -> Gradient:
     """Return the gradient by the wanted arguments; without them, by every real array and scalar.

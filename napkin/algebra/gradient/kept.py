@@ -73,7 +73,7 @@ class _Choice:
         """Walk down from what the backward reads, and stop at what is kept."""
         found: dict[int, None] = {}
         seen: set[int] = set()
-        known = self._known(backward)
+        known = self._known(backward) - self._tested(backward)
         pending = list(backward)
         while pending:
             each = pending.pop()
@@ -97,6 +97,22 @@ class _Choice:
             if sum(self._reduces(operand) for operand in set(box.operands)) > 1:
                 joined.add(each)
         return joined
+
+    def _tested(self, backward: Sequence[int]) -> set[int]:
+        """Return the extremes that are compared with what they are taken of, to find where they were reached.
+
+        What is kept was computed by another kernel, or rounded: nothing would be equal to it.
+        """
+        boxes = (self.graph[each] for each in topological(self.graph, backward))
+        tests = [
+            box.operands for box in boxes if isinstance(box, Pointwise) and box.operator == "eq"
+        ]
+        return {extreme for one, extreme in tests if self._is_extreme_of(extreme, one)}
+
+    def _is_extreme_of(self, each: int, value: int) -> bool:
+        box = self.graph[each]
+        extremes = isinstance(box, Reduce) and box.operator in ("max", "min")
+        return extremes and operands_of(box) == (value,)
 
     def _reduces(self, each: int) -> bool:
         return any(isinstance(self.graph[i], Reduce) for i in topological(self.graph, [each]))

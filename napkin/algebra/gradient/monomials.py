@@ -46,6 +46,12 @@ class Monomial:
         powers = tuple((each, own * power) for each, own in self.powers)
         return Monomial(self.number ** float(power), powers, self.guards)
 
+    def divides(self, other: Monomial) -> bool:
+        """Return whether another monomial can be divided by this one wherever they are defined."""
+        powers = dict(other.powers)
+        whole = all(power < 0 or powers.get(each, 0) >= power for each, power in self.powers)
+        return bool(self.number) and whole and set(self.guards) <= set(other.guards)
+
     def over(self, other: Monomial) -> Monomial:
         """Return the quotient by a factor of this monomial."""
         left = replace(other, guards=()).to_the(Fraction(-1))
@@ -102,7 +108,8 @@ class Forms:
             taken = yes if held else no
             divisor = self._inverted(condition, taken) if not held else None
             if divisor is not None:
-                return self.open(divisor, deep=deep).to_the(Fraction(-1))
+                opened = self.open(divisor, deep=deep)
+                return opened.to_the(Fraction(-1)) if opened.number else atom
             return self.open(taken, deep=deep).times(Monomial(guards=((condition, held),)))
         return atom
 

@@ -296,6 +296,9 @@ class _Tidier:
             outside, part = self._part(opened, box.over)
             if sorted(part.powers) != sorted(core.powers) or set(part.guards) != set(core.guards):
                 continue
+            foreign = self._carried([uniform]) - self._carried([opened])
+            if foreign or not uniform.divides(outside):
+                continue
             left = outside.over(uniform).times(Monomial(powers=((each, ONE),)))
             rest = [axis for axis in over if axis not in box.over]
             return self._sum_of_factors(left, rest)

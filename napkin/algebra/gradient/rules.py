@@ -64,7 +64,8 @@ def inverse(graph: Graph, each: int) -> int:
     """Return 1 / box, and 0 at 0."""
     box = graph[each]
     if isinstance(box, Constant):
-        return graph.constant(1.0 / float(box.value) if box.value else 0.0)
+        # A negative zero, 1 / -inf, would stand for every zero of the graph.
+        return graph.constant(1.0 / float(box.value) + 0.0 if box.value else 0.0)
     pole = graph.pointwise("eq", each, graph.constant(0))
     quotient = graph.pointwise("div", graph.constant(1.0), each)
     return graph.pointwise("where", pole, graph.constant(0.0), quotient)

@@ -55,7 +55,7 @@ def _join_quotient(
     for place, factor in enumerate(factors):
         if is_weight(graph, new[factor], new[right]):
             row = joined_row(graph, new[factor], new[right])
-            origin[row] = joined_row(graph, factor, right)
+            origin[row] = _row_before(graph, new[factor], new[right], right, origin)
             total = join_weight(graph, new[factor], new[right])
             for other in (*factors[:place], *factors[place + 1 :]):
                 total = graph.pointwise("mul", total, new[other])
@@ -94,6 +94,15 @@ def joined_row(graph: Graph, exponential: int, divisor: int) -> int:
     _, right = _difference(graph, exponential, divisor)
     logarithm = graph.pointwise("log", divisor)
     return logarithm if right is None else graph.pointwise("add", right, logarithm)
+
+
+def _row_before(
+    graph: Graph, exponential: int, divisor: int, before: int, origin: Mapping[int, int]
+) -> int:
+    """Return a joined row of the rewritten graph, whose divisor was `before`, as it was before."""
+    _, right = _difference(graph, exponential, divisor)
+    logarithm = graph.pointwise("log", before)
+    return logarithm if right is None else graph.pointwise("add", origin[right], logarithm)
 
 
 def _difference(graph: Graph, exponential: int, divisor: int) -> tuple[int, int | None]:

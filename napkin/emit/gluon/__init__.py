@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.diagram import print_diagram
+from napkin.emit.gluon.adding import print_adding
 from napkin.emit.gluon.apart import Renamed, keep_apart, renamed_line
 from napkin.emit.gluon.entry import GluonEntry
 from napkin.emit.gluon.functions import Box, ModuleText, print_functions
@@ -35,13 +36,19 @@ from napkin.schedule.warps import Specialised
 
 _SIXTEEN_BIT = {"bf16", "fp16"}
 _OWN_HELPERS = {
+    "add_tile",
     "float",
     "group",
+    "hand_over",
+    "handed_over",
     "lane_sum",
+    "meet",
+    "opaque_zero",
     "packed",
     "pass_turn",
     "rounds",
     "sigmoid",
+    "slice",
     "take_turn",
     "tanh_approximate",
 }
@@ -78,13 +85,17 @@ class ModuleView:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one kernel adds to a module; `boxes` are None for a plain loop."""
+    """What one kernel adds to a module; `boxes` are None for a plain loop.
+
+    `counter` is the parameter that groups are taken from, if they are.
+    """
 
     launch: Launch
     boxes: tuple[Box, ...] | None
     constants: tuple[str, ...]
     helpers: tuple[str, ...]
     functions: tuple[FunctionView, ...]
+    counter: str | None = None
 
 
 def emit_gluon(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
@@ -92,7 +103,8 @@ def emit_gluon(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     diagram = plan.diagram
     parts = _parts(plan)
     boxes = {each.launch.kernel: each.boxes for each in parts if each.boxes is not None}
-    printer = GluonEntry(signature_of(plan), [each.launch for each in parts], boxes)
+    counters = {each.launch.kernel: each.counter for each in parts if each.counter is not None}
+    printer = GluonEntry(signature_of(plan), [each.launch for each in parts], boxes, counters)
     helpers = dict.fromkeys(helper for each in parts for helper in each.helpers)
     view = ModuleView(
         _header(plan, notes),
@@ -118,7 +130,8 @@ def plan_in_form(kernel: KernelPlan, form: Specialised) -> Plan:
 
 def functions_of(kernel: KernelPlan, form: Specialised, name: str) -> ModuleText:
     """Return the functions of a kernel that its module calls `name`."""
-    return print_functions(form, name, approximate=kernel.dtype in _SIXTEEN_BIT)
+    printed = print_adding if form.parts else print_functions
+    return printed(form, name, approximate=kernel.dtype in _SIXTEEN_BIT)
 
 
 # --- what each kernel adds ----------------------------------------------------------------------------
@@ -171,6 +184,7 @@ def _formed_part(form: Specialised, made: Renamed, helpers: Mapping[str, str]) -
         tuple(f"{each} = gl.constexpr({value})" for each, value in text.constants),
         (*_own_helpers(text, helpers), _plain_helper("descriptor")),
         functions,
+        text.counter,
     )
 
 
@@ -206,11 +220,14 @@ def _imports(parts: Sequence[Part], helpers: Iterable[str]) -> tuple[str, ...]:
     """Return the imports: Gluon's, and Triton's language where a kernel is a plain loop."""
     plain = [each for each in parts if each.boxes is None]
     lines = ["import os", ""] if any("os.environ" in each for each in helpers) else []
+    own = any("@builtin" in each for each in helpers)
     lines += ["import torch", "import triton"]
     lines += ["import triton.language as tl"] if plain else []
+    lines += ["from triton._C.libtriton import ir"] if own else []
     lines += [
         "from triton.experimental import gluon",
         "from triton.experimental.gluon import language as gl",
+        *(["from triton.experimental.gluon.language._core import builtin"] if own else []),
         "from triton.experimental.gluon.language.nvidia.hopper import (",
         *(f"    {name}," for name in _HOPPER),
         ")",
@@ -243,8 +260,9 @@ def _plan_lines(kernel: KernelPlan, plan: Plan) -> tuple[str, ...]:
     tiles = ", ".join(f"{each.axis} {each.role.value} by {each.tile}" for each in form.program.axes)
     what = f"plan of {kernel.name}" if len(plan.kernels) > 1 else "plan"
     mine, producers = form.registers
+    hands = ", 1 warp hands out groups" if form.dispatched else ""
     return (
         f"{what}: {tiles}; {form.stages} stages",
         f"warps: {form.consumers} warpgroups compute ({mine} registers a thread), "
-        f"1 warp copies ({producers})",
+        f"1 warp copies ({producers}){hands}",
     )

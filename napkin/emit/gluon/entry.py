@@ -8,6 +8,7 @@ loops among the kernels are launched as ever.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 from napkin.emit.gluon.functions import Box
 from napkin.emit.triton.entry import TORCH_TYPES, EntryPrinter, Launch, Signature
@@ -25,28 +26,28 @@ class GluonEntry(EntryPrinter):
         signature: Signature,
         launches: Sequence[Launch],
         boxes: Mapping[str, Sequence[Box]],
+        counters: Mapping[str, str],
     ) -> None:
         super().__init__(signature, launches)
+        self.counters = counters
         self.boxes = {
             kernel: {box.array: box for box in theirs} for kernel, theirs in boxes.items()
         }
 
-    def _allocate(self, arrays: Sequence[Array]) -> None:
-        """Allocate outputs; rows that the copy engine stores lie whole 16 bytes apart."""
+    def _allocate(self, array: Array, made: str) -> None:
+        """Allocate an output; rows that the copy engine stores lie whole 16 bytes apart."""
         described = {name for boxes in self.boxes.values() for name in boxes}
-        fixed = self._fixed_sizes()
-        for each in arrays:
-            unit = 16 // TYPE_BYTES[each.dtype]
-            known = fixed.get(each.axes[-1]) if each.axes else None
-            if each.name not in described or (known is not None and known % unit == 0):
-                super()._allocate([each])
-                continue
-            *outer, row = [" * ".join(self.sizes[axis] for axis in dim) for dim in each.dims]
-            self.lines.append(
-                f"{self.tensors[each.name]} = torch.empty("
-                f"({', '.join(outer)}, triton.cdiv({row}, {unit}) * {unit}), "
-                f"device={self._first()}.device, dtype={TORCH_TYPES[each.dtype]})[..., :{row}]"
-            )
+        unit = 16 // TYPE_BYTES[array.dtype]
+        known = self._fixed_sizes().get(array.axes[-1]) if array.axes else None
+        if array.name not in described or (known is not None and known % unit == 0):
+            super()._allocate(array, made)
+            return
+        *outer, row = [" * ".join(self.sizes[axis] for axis in dim) for dim in array.dims]
+        self.lines.append(
+            f"{self.tensors[array.name]} = torch.{made}("
+            f"({', '.join(outer)}, triton.cdiv({row}, {unit}) * {unit}), "
+            f"device={self._first()}.device, dtype={TORCH_TYPES[array.dtype]})[..., :{row}]"
+        )
 
     def _launch(self, launch: Launch) -> None:
         if launch.kernel not in self.boxes:
@@ -60,11 +61,28 @@ class GluonEntry(EntryPrinter):
             counts.append(size if scalar else f"triton.cdiv({size}, {block}.value)")
         units = f"torch.cuda.get_device_properties({self._first()}.device).multi_processor_count"
         self.lines.append(f"grid = (min({' * '.join(counts) or '1'}, {units}),)")
+        if launch.kernel in self.counters:
+            # A counter of its own for every call: no two calls that run at once share one.
+            self.lines.append(
+                f"{self._counter()} = torch.zeros("
+                f"1, device={self._first()}.device, dtype=torch.int32)"
+            )
         self.lines.append(f"with torch.cuda.device_of({self._first()}):")
         self.lines.append(f"    {launch.kernel}[grid](")
         for parameter in launch.text.parameters:
             self.lines.append(f"        {self._argument(launch, parameter)},")
         self.lines += [f"        num_warps={WARPS},", "    )"]
+
+    def _argument(self, launch: Launch, parameter: str) -> str:
+        if parameter == self.counters.get(launch.kernel):
+            return self._counter()
+        return super()._argument(launch, parameter)
+
+    def _counter(self) -> str:
+        taken = {*self.tensors.values(), *self.sizes.values()}
+        return next(
+            name for number in count() if (name := f"groups_taken{number or ''}") not in taken
+        )
 
     def _descriptor(self, launch: Launch, array: Array) -> str:
         if launch.kernel not in self.boxes:

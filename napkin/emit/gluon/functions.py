@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from napkin.emit.gluon.lanes import keep_by_lane
 from napkin.emit.gluon.lines import without_unused, wrapped
 from napkin.emit.gluon.names import name_all
-from napkin.emit.gluon.place import PlacePrinter
+from napkin.emit.gluon.walks import WalkPrinter
 from napkin.emit.triton.spelling import Spelling, spell, uses
 from napkin.schedule.barriers import TakeTurn
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.program import Region, tiles_of
 from napkin.schedule.warps import Chunks, Ring, Specialised
 
-_HELPERS = {"group", "pass_turn", "rounds", "take_turn"}
+_HELPERS = {"group", "hand_over", "handed_over", "pass_turn", "rounds", "take_turn"}
 _UNPACK = "unpack the group's place"
 _CHUNKS = {
     Region.FULL: "stream {axis}: chunks that need no mask",
@@ -51,13 +51,17 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class ModuleText:
-    """A kernel's functions, callees first and itself last, its constants, helpers and boxes."""
+    """A kernel's functions, callees first and itself last, its constants, helpers and boxes.
+
+    `counter` is the parameter that groups are taken from, if they are.
+    """
 
     functions: tuple[Function, ...]
     constants: tuple[tuple[str, str], ...]
     helpers: frozenset[str]
     boxes: tuple[Box, ...]
     spelling: Spelling
+    counter: str | None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -69,15 +73,15 @@ def print_functions(kernel: Specialised, name: str, *, approximate: bool) -> Mod
     """Return the functions of a kernel called `name`."""
     by_lane, lane = keep_by_lane(kernel)
     words = name_all(by_lane, spell(by_lane.program), name)
-    return _ModulePrinter(by_lane, lane, words, approximate=approximate).print_module()
+    return ModulePrinter(by_lane, lane, words, approximate=approximate).print_module()
 
 
-class _ModulePrinter(PlacePrinter):
+class ModulePrinter(WalkPrinter):
     def print_module(self) -> ModuleText:
         """Print the functions: their lines say what they take, and what `place` gives them."""
         place = self._lines(self.print_group)
         produce, consume = self._lines(self._produce), self._lines(self._consume)
-        given = self._given((*produce, *consume))
+        given = self._given(place, (*produce, *consume))
         place = [*without_unused(place, given), f"    return {', '.join(given)}"]
         words = self.words
         rows = (f"{words.rows}: gl.constexpr",) if self.row_values() else ()
@@ -87,20 +91,36 @@ class _ModulePrinter(PlacePrinter):
             (words.produce, (), 1, produce),
             (words.consume, own, 4, consume),
         ):
-            call = f"{', '.join(given)} = {self._call_place(parts[0], warps)}"
-            whole = [line.replace(_UNPACK, call) for line in lines]
+            whole = [
+                part for line in lines for part in self._unpacked(line, parts[0], given, warps)
+            ]
             parts.append(self._function(name, mine, whole))
-        kernel = self._lines(lambda: self._kernel(parts[1], parts[2]))
+        if self.is_dispatched:
+            call = self._call_place(parts[0], 1)
+            lines = self._lines(lambda: self.print_dispatch(call, given))
+            parts.append(self._function(words.dispatch, (), lines))
+        kernel = self._lines(lambda: self._kernel(parts[1:], given))
         parts.append(self._function(words.kernel, (), kernel))
         boxes = self._boxes()
         helpers = self._helpers(parts)
-        return ModuleText(tuple(parts), self._constants(parts, boxes), helpers, boxes, self.names)
+        counter = words.counter if self.is_dispatched else None
+        constants = self._constants(parts, boxes)
+        return ModuleText(tuple(parts), constants, helpers, boxes, self.names, counter)
 
     def _call_place(self, place: Function, warps: int) -> str:
         """Return a call of `place` by a partition of so many warps, which hold its row values."""
         rows = [f"gl.BlockedLayout([1], [32], [{warps}], [0])"] if self.row_values() else []
         passed = place.parameters[1 + len(rows) :]
-        return f"{self.words.place}({', '.join((f'_group({self.words.turn})', *rows, *passed))})"
+        group = self.words.group if self.is_dispatched else f"_group({self.words.turn})"
+        return f"{self.words.place}({', '.join((group, *rows, *passed))})"
+
+    def _unpacked(self, line: str, place: Function, given: Sequence[str], warps: int) -> list[str]:
+        """Return a line, the group's place in the stead of the one that stands for it."""
+        if line.strip() != _UNPACK:
+            return [line]
+        if not self.is_dispatched:
+            return [line.replace(_UNPACK, f"{', '.join(given)} = {self._call_place(place, warps)}")]
+        return [line.replace(_UNPACK, each) for each in self.taken_over(given, warps)]
 
     def _lines(self, part: Callable[[], None]) -> list[str]:
         """Return the lines that a part prints, in Gluon's spelling: `gl` has what `tl` has."""
@@ -109,12 +129,14 @@ class _ModulePrinter(PlacePrinter):
         self._drop_unused_lanes()
         return [re.sub(r"\btl\.", "gl.", line) for line in self.text.body]
 
-    def _given(self, lines: Sequence[str]) -> list[str]:
+    def _given(self, place: Sequence[str], lines: Sequence[str]) -> list[str]:
         """Return the positions and numbers that callers read of a group's place."""
         text = "\n".join(lines)
+        assigned = {line.partition(" = ")[0].strip() for line in place}  # the rest was put in place
         starts = [self.names.starts[axis] for axis in reversed(self.program.grid)]
         made = [tile.name for tile in tiles_of(self.kernel.place) if not tile.dims]
-        return [name for name in dict.fromkeys((*starts, *made)) if uses(text, name)]
+        names = dict.fromkeys((*starts, *made))
+        return [name for name in names if name in assigned and uses(text, name)]
 
     def _function(self, name: str, own: tuple[str, ...], lines: Sequence[str]) -> Function:
         """Return a function with what its lines name of all that is passed on."""
@@ -137,7 +159,8 @@ class _ModulePrinter(PlacePrinter):
         names += spelled.sizes.values()
         for ring in self.rings:
             names += [words.buffers[ring], words.full[ring], words.empty[ring]]
-        return [*names, *words.stages.values(), words.groups]
+        handed = (words.place_buffer, words.place_full, words.place_empty)
+        return [words.counter, *names, *words.stages.values(), *handed, words.groups]
 
     def _helpers(self, functions: Sequence[Function]) -> frozenset[str]:
         text = "\n".join(line for each in functions for line in each.body)
@@ -154,6 +177,7 @@ class _ModulePrinter(PlacePrinter):
             "STAGES": str(kernel.stages),
         }
         found |= {name: str(self._extent(key)) for key, name in self.names.blocks.items()}
+        found |= {name: str(self.panels[dim].width) for dim, name in words.panels.items()}
         for dims, name in words.layouts.items():
             found[name] = (
                 "gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], "
@@ -178,7 +202,9 @@ class _ModulePrinter(PlacePrinter):
         for name, by_rows in shares:
             array = self.program.array(name)
             size = TYPE_BYTES[array.dtype]
-            width = size * self.program.axis(array.axes[-1]).tile
+            last = self.program.axis(array.axes[-1])
+            in_panels = last.axis in self.panels
+            width = size * (self.panels[last.axis].width if in_panels else last.tile)
             swizzle = next(each for each in (128, 64, 32, width) if width % each == 0)
             swizzle = 0 if name in vectors else swizzle
             found[name] = Box(name, self.box(array, by_rows=by_rows), swizzle, 8 * size)
@@ -186,7 +212,7 @@ class _ModulePrinter(PlacePrinter):
 
     # --- the kernel -------------------------------------------------------------------------------
 
-    def _kernel(self, produce: Function, consume: Function) -> None:
+    def _kernel(self, partitions: Sequence[Function], given: Sequence[str]) -> None:
         words = self.words
         counts = " * ".join(self.count_of(axis) for axis in self.program.grid) or "1"
         self._line(f"{words.groups} = {counts}")
@@ -194,6 +220,7 @@ class _ModulePrinter(PlacePrinter):
             box = self.box(self.program.array(ring.load.array), by_rows=ring.by_rows)
             count = self._slot_count(ring)
             count += " * CONSUMERS" if ring.by_rows and not ring.resident else ""
+            count += f" * {self.panel_count(ring)}" if self.panel_count(ring) > 1 else ""
             self._allocate(words.buffers[name], ring.load.array, (count, *box))
         for array, name in words.stages.items():
             box = self.box(self.program.array(array), by_rows=True)
@@ -201,8 +228,10 @@ class _ModulePrinter(PlacePrinter):
         self._line("")
         for name, ring in self.rings.items():
             self._barriers(words.full[name], words.empty[name], ring)
+        if self.is_dispatched:
+            self.print_handing_over(1 + len(given))
         self._line("")
-        self._start_partitions(produce, consume)
+        self._start_partitions(*partitions)
 
     def _allocate(self, name: str, array: str, shape: Sequence[str]) -> None:
         box = self.names.descriptors[array]
@@ -227,26 +256,28 @@ class _ModulePrinter(PlacePrinter):
         self._line(f"    mbarrier.init({full}.index({slot}), count=1)")
         self._line(f"    mbarrier.init({empty}.index({slot}), count={ring.arrivals})")
 
-    def _start_partitions(self, produce: Function, consume: Function) -> None:
-        """Print the partitions: consumers, the first of them in the kernel's own warps, and the producer."""
+    def _start_partitions(self, produce: Function, consume: Function, *others: Function) -> None:
+        """Print the partitions: consumers, the first of them in the kernel's own warps, then single warps."""
         count = self.kernel.consumers
         self._line("gl.warp_specialize(")
         self._line("    [")
         for number in range(count):
             arguments = ", ".join((str(number), *consume.parameters[1:]))
             self._line(f"        ({consume.name}, ({arguments})),")
-        self._line(f"        ({produce.name}, ({', '.join(produce.parameters)})),")
+        for each in (produce, *others):
+            self._line(f"        ({each.name}, ({', '.join(each.parameters)})),")
         self._line("    ],")
         mine, producers = self.kernel.registers
-        self._line(f"    {[4] * (count - 1) + [1]},")
-        self._line(f"    {[mine] * (count - 1) + [producers]},")
+        alone = 1 + len(others)
+        self._line(f"    {[4] * (count - 1) + [1] * alone},")
+        self._line(f"    {[mine] * (count - 1) + [producers] * alone},")
         self._line(")")
 
     # --- the producer -----------------------------------------------------------------------------
 
     def _produce(self) -> None:
         words = self.words
-        self._groups()
+        self._groups(warps=1)
         for ring in self.rings.values():
             if ring.resident and ring.by_rows:
                 self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
@@ -255,46 +286,51 @@ class _ModulePrinter(PlacePrinter):
                 self.print_ring_place(ring)
                 self._fill_slot(ring, *self.resident_slot(ring))
                 self.depth = 2
-        first, lowest = self.kernel.chunks[0].loop, self.kernel.chunks[-1].loop
-        start, begin = self.names.starts[first.axis], self._leaf(lowest.start, ())
-        block = self._block(first.axis)
-        self._line(
-            f"for {start} in range({self._leaf(first.start, ())}, {_before(begin)}, -{block}):"
-        )
-        self.depth += 1
-        self._line(f"{words.slot} = {words.step} % STAGES")
-        self._line(f"{words.phase} = {words.step} // STAGES & 1")
-        for ring in self.rings.values():
-            if not ring.resident:
-                self._fill_slot(ring, words.slot, words.phase)
-        self._line(f"{words.step} += 1")
+        start = self.names.starts[self.kernel.chunks[0].loop.axis]
+        for chunks in self._walks():
+            self._line(f"for {start} in {chunks}:")
+            self.depth += 1
+            self._line(f"{words.slot} = {words.step} % STAGES")
+            self._line(f"{words.phase} = {words.step} // STAGES & 1")
+            for ring in self.rings.values():
+                if not ring.resident:
+                    self._fill_slot(ring, words.slot, words.phase)
+            self._line(f"{words.step} += 1")
+            self.depth -= 1
+        self.print_next_group(warps=1)
 
-    def _groups(self) -> None:
-        """Print the head of the walk over groups: every block takes them in turn."""
-        words = self.words
-        self._line(f"{words.step} = 0")
-        self._line(f"for {words.turn} in range(_rounds({words.groups})):")
-        self.depth += 1
-        self._line(_UNPACK)
+    def _groups(self, warps: int) -> None:
+        """Print the head of the walk over groups of a partition of so many warps."""
+        self._line(f"{self.words.step} = 0")
+        self.print_groups(_UNPACK, warps)
 
     def _fill_slot(self, ring: Ring, slot: str, phase: str) -> None:
         """Print the wait for an empty slot and the copy into it."""
         words, box = self.words, self.names.descriptors[ring.load.array]
         full = f"{words.full[ring.name]}.index({slot})"
-        buffer = f"{words.buffers[ring.name]}.index({self.box_number(ring, slot)})"
+        number = self.box_number(ring, slot, words.panel)
+        buffer = f"{words.buffers[ring.name]}.index({number})"
         corner = ", ".join(self._corner(ring, axis) for axis in ring.load.indices)
         boxes = "CONSUMERS * " if ring.by_rows and not ring.resident else ""
+        panels = self.panel_count(ring)
+        size = f"{panels} * {box}.block_type.nbytes" if panels > 1 else f"{box}.block_type.nbytes"
         self._line(f"mbarrier.wait({words.empty[ring.name]}.index({slot}), {phase} ^ 1)")
-        self._line(f"mbarrier.expect({full}, {boxes}{box}.block_type.nbytes)")
+        self._line(f"mbarrier.expect({full}, {boxes}{size})")
+        depth = self.depth
         if boxes:
             self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
-        self.depth += bool(boxes)
+            self.depth += 1
+        if panels > 1:
+            self._line(f"for {words.panel} in gl.static_range({panels}):")
+            self.depth += 1
         self._line(f"tma.async_copy_global_to_shared({box}, [{corner}], {full}, {buffer})")
-        self.depth -= bool(boxes)
+        self.depth = depth
 
     def _corner(self, ring: Ring, axis: str) -> str:
         """Return where a slot's tile starts along an axis."""
         mine = ring.by_rows and axis == self.kernel.rows
+        if axis in self.words.panels:
+            return f"{self.words.panel} * {self.words.panels[axis]}"
         return f"{self._start(axis)} + {self.words.consumer} * ROWS" if mine else self._start(axis)
 
     # --- a consumer -------------------------------------------------------------------------------
@@ -304,7 +340,7 @@ class _ModulePrinter(PlacePrinter):
         if any(isinstance(step, TakeTurn) for each in kernel.chunks for step in each.steps):
             self._line(f"if {words.consumer} == CONSUMERS - 1:")
             self._line(f"    _pass_turn({words.consumer}, CONSUMERS)  # the first one's turn")
-        self._groups()
+        self._groups(warps=4)
         start = self.names.starts[kernel.rows]
         self._line(f"{start} = {start} + {words.consumer} * ROWS")
         self._lanes()
@@ -316,12 +352,18 @@ class _ModulePrinter(PlacePrinter):
         for each in kernel.chunks:
             self._chunks(each)
         self._line("")
-        self._line(f"# what the chunk at {self.names.starts[each.loop.axis]} is still to add")
+        self._line(f"# {self._left_to_do(each)}")
         self.print_counters(kernel.drain)
         self.print_steps(kernel.drain)
+        self.print_next_group(warps=4)
         if self.words.stages:
             self.depth -= 1
             self._line("tma.store_wait(0)")
+
+    def _left_to_do(self, last: Chunks) -> str:
+        if self.kernel.cuts:
+            return "behind the stream"
+        return f"what the chunk at {self.names.starts[last.loop.axis]} is still to add"
 
     def _lanes(self) -> None:
         known = {self.kernel.rows, *(dims[1] for dims in self.words.layouts)}
@@ -333,23 +375,17 @@ class _ModulePrinter(PlacePrinter):
     def _chunks(self, each: Chunks) -> None:
         """Print one chunk alone, or a loop over chunks from the last to the first."""
         loop, start = each.loop, self.names.starts[each.loop.axis]
-        begin, block = self._leaf(loop.start, ()), self._block(loop.axis)
         self._line("")
         if each.is_single:
             self._line(f"# stream {loop.axis}: the last chunk, with nothing to add yet")
-            self._line(f"{start} = {begin}")
+            self._line(f"{start} = {self._leaf(loop.start, ())}")
         else:
-            stop = self._leaf(loop.stop, ())
             self._line(f"# {_CHUNKS[loop.region].format(axis=loop.axis)}")
             for name in self.carried:
                 self._line(f"{name} = {self._helper('packed', '_packed', [name])}")
-            self._line(f"for {start} in range({stop} - {block}, {_before(begin)}, -{block}):")
+            self._line(f"for {start} in {self._range(self._from_end(loop), loop)}:")
             self.depth += 1
         self.print_counters(each.steps)
         self.print_steps(each.steps)
         self._line(f"{self.words.step} += 1")
         self.depth = 2
-
-
-def _before(begin: str) -> str:
-    return "-1" if begin == "0" else f"{begin} - 1"

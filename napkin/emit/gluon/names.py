@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from napkin.emit.triton.spelling import Spelling
+from napkin.schedule.barriers import Slice
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import Dot, tiles_of, walk
+from napkin.schedule.panels import panels_of
+from napkin.schedule.program import Compute, Dot, tiles_of, walk
 from napkin.schedule.warps import Specialised
 
-_FUNCTIONS = ("place", "produce", "consume")
+_FUNCTIONS = ("place", "dispatch", "produce", "consume")
 _COUNTERS = (
     *("group", "groups", "tiles", "band", "whole", "behind", "consumer", "turn", "step"),
-    *("slot", "phase", "last_slot", "last_phase", "rows"),
+    *("slot", "phase", "last_slot", "last_phase", "rows", "more", "counter"),
+    *("place_buffer", "place_full", "place_empty", "panel"),
 )
 
 
@@ -27,11 +30,14 @@ class GluonNames:
     `step` counts chunks and `turn` groups, over all that a block walks; `slot` and `phase` are a ring's
     place for this chunk, `last_slot` and `last_phase` for the one before; `rows` is the layout of row values
     that bound the stream. `counts` and `places` are the number of slots of a resident ring, and its slot and
-    phase for this group.
+    phase for this group. `counter` is what groups are taken from, and `place_buffer` where the numbers of one
+    are handed over, while there are `more`. `panels` are the widths of dims that lie in panels, and
+    `panel_tiles` the parts of the tiles over them.
     """
 
     kernel: str
     place: str
+    dispatch: str
     produce: str
     consume: str
     group: str
@@ -48,9 +54,17 @@ class GluonNames:
     last_slot: str
     last_phase: str
     rows: str
+    more: str
+    counter: str
+    place_buffer: str
+    place_full: str
+    place_empty: str
     buffers: Mapping[str, str]
     full: Mapping[str, str]
     empty: Mapping[str, str]
+    panel: str
+    panels: Mapping[str, str]
+    panel_tiles: Mapping[str, tuple[str, ...]]
     counts: Mapping[str, str]
     places: Mapping[str, tuple[str, str]]
     stages: Mapping[str, str]
@@ -66,7 +80,12 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
     counter = {word: names.fresh(word) for word in _COUNTERS}
     rings = [ring.name for ring in kernel.rings]
     stems = {ring: ring.removesuffix("_buffer") for ring in rings}
+    panels = panels_of(program)
+    loaded = {ring.name: ring.load.tile for ring in kernel.rings}
     results = [op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)]
+    made = [s.tile for each in kernel.chunks for s in each.steps if isinstance(s, Compute | Slice)]
+    cut = {dim for dim, _ in kernel.cuts}
+    results += [tile.dims for tile in made if tile.level == "register" and cut & set(tile.dims[1:])]
     return GluonNames(
         kernel=name,
         **function,
@@ -74,6 +93,13 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
         buffers={ring: names.fresh(ring) for ring in rings},
         full={ring: names.fresh(f"{stems[ring]}_full") for ring in rings},
         empty={ring: names.fresh(f"{stems[ring]}_empty") for ring in rings},
+        panels={dim: names.fresh(f"PANEL_{dim.upper()}") for dim in panels},
+        panel_tiles={
+            tile: tuple(names.fresh(f"{tile}_{number}") for number in range(each.count))
+            for tile, slot in kernel.slots
+            for dim, each in panels.items()
+            if dim in loaded[slot.ring].dims
+        },
         counts={ring: names.fresh(f"{stems[ring].upper()}_SLOTS") for ring in rings},
         places={
             ring: (names.fresh(f"{stems[ring]}_slot"), names.fresh(f"{stems[ring]}_phase"))
@@ -97,4 +123,5 @@ def _spelled(spelling: Spelling) -> set[str]:
 
 
 def _tiles(kernel: Specialised) -> set[str]:
-    return {tile.name for tile in tiles_of(kernel.program.operations)}
+    made = {tile.name for tile in tiles_of(kernel.program.operations)}
+    return made | {name for each in kernel.chunks for name, _ in each.wholes}

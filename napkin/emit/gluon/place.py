@@ -14,13 +14,24 @@ from napkin.emit.gluon.steps import StepPrinter
 from napkin.emit.triton.spelling import as_integer, literal
 from napkin.operators import POINTWISE, REDUCTIONS
 from napkin.schedule.liveness import reads, writes
-from napkin.schedule.program import Compute, Fold, Load, Operation, Positions
+from napkin.schedule.order import uneven_axis
+from napkin.schedule.program import Compute, EdgePosition, Fold, Load, Operation, Positions
 
 _BAND = 8  # tiles of a band, measured on an H200 (docs/hopper.md)
 
 
 class PlacePrinter(StepPrinter):
     """Prints what finds a group's place."""
+
+    place_is_all = False  # whether what is printed is of all consumers' rows
+
+    def _edge(self, each: EdgePosition) -> str:
+        """Return an edge of the tile at hand: where a consumer has bounds of its own, of its rows."""
+        is_all = self.place_is_all or not self.kernel.cuts
+        if is_all or each.axis != self.kernel.rows or each.end == "first":
+            return super()._edge(each)
+        start = self.names.starts[each.axis]
+        return f"tl.minimum({start} + ROWS, {self._size(each.axis)}) - 1"
 
     def row_values(self) -> tuple[Operation, ...]:
         """Return the operations of a group's place that make row values, or fold them."""
@@ -32,6 +43,7 @@ class PlacePrinter(StepPrinter):
 
     def print_group(self) -> None:
         """Print the position of a group, and the whole numbers that its stream's ends need."""
+        self.place_is_all = True
         self._split(self.words.group)
         self._line("")
         values = self.row_values()
@@ -46,6 +58,7 @@ class PlacePrinter(StepPrinter):
         if values:
             self._fold_rows(values)
         self._print_place(late)
+        self.place_is_all = False
 
     def _print_place(self, operations: Sequence[Operation]) -> None:
         for each in inline(operations, self._read_elsewhere(operations)):
@@ -76,15 +89,17 @@ class PlacePrinter(StepPrinter):
     def _split(self, number: str) -> None:
         """Split a group's number into tile starts, the fastest axis first.
 
-        Where later tiles have longer streams, the longest of all come first. Where that would have too
+        Where one axis has tiles with longer streams, the longest of all come first. Where that would have too
         many streams read at a time, they come in bands: a band's tiles read one stream together, from L2.
         """
-        axes = list(self.program.grid)
-        falling = [axis for axis in axes if axis in self.program.descending]
-        if len(falling) != 1 or self.program.axis(falling[0]).dim is None:
+        axes, axis = list(self.program.grid), uneven_axis(self.program)
+        if self.program.band is not None:
+            self._banded(number, self.program.band)
+            return
+        if axis is None:
             self._divide(number, axes)
             return
-        words, (axis,) = self.words, falling
+        words, from_end = self.words, axis in self.program.descending
         name, others = self.names.starts[axis], [each for each in axes if each != axis]
         streams = f"({' * '.join(self.count_of(each) for each in others) or '1'})"
         many = f"{streams} * {_BAND} > tl.num_programs(0)"
@@ -99,11 +114,12 @@ class PlacePrinter(StepPrinter):
             f"{words.band} = tl.where({inside}, {words.band}, {words.tiles} - {words.whole})"
         )
         self._line(f"{number} = {number} - {words.behind} * {streams}")
-        self._line(f"{name} = {words.tiles} - 1 - {words.behind} - {number} % {words.band}")
+        first, sign = (f"{words.tiles} - 1 - ", "-") if from_end else ("", "+")
+        self._line(f"{name} = {first}{words.behind} {sign} {number} % {words.band}")
         self._line(f"{number} = {number} // {words.band}")
         self._divide(number, others, is_last=False)
         self._line(
-            f"{name} = ({name} - {number} * {words.band}) * {self._block(axis)}  # longest first"
+            f"{name} = ({name} {sign} {number} * {words.band}) * {self._block(axis)}  # longest first"
         )
 
     def _divide(self, number: str, axes: Sequence[str], *, is_last: bool = True) -> None:
@@ -118,8 +134,3 @@ class PlacePrinter(StepPrinter):
             )
             if not takes_all:
                 self._line(f"{number} = {number} // {count}")
-
-    def count_of(self, axis: str) -> str:
-        size = self.names.sizes[axis]
-        scalar = self.program.axis(axis).dim is None
-        return size if scalar else f"tl.cdiv({size}, {self._block(axis)})"

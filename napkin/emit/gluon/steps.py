@@ -9,15 +9,29 @@ contraction reads its operands from slots of shared memory, its left one from re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import assert_never
 
 from napkin.emit.expressions import Define, Statement, inline
 from napkin.emit.gluon.names import GluonNames
 from napkin.emit.triton.body import BodyPrinter
 from napkin.emit.triton.spelling import TRITON_TYPES, as_integer, literal
+from napkin.language.errors import InternalError
 from napkin.operators import Kind
-from napkin.schedule.barriers import Await, Finish, PassTurn, Release, Slot, Step, Sync, TakeTurn
+from napkin.schedule.barriers import (
+    Await,
+    Finish,
+    PassTurn,
+    Release,
+    Share,
+    Slice,
+    Slot,
+    Step,
+    Sync,
+    TakeTurn,
+)
 from napkin.schedule.liveness import entry_of, reads
+from napkin.schedule.panels import panels_of
 from napkin.schedule.program import (
     Array,
     Assign,
@@ -33,7 +47,7 @@ from napkin.schedule.program import (
 )
 from napkin.schedule.warps import Ring, Specialised, Staged
 
-_SYNC = (Await, Release, Finish, TakeTurn, PassTurn)
+_SYNC = (Await, Release, Finish, TakeTurn, PassTurn, Share, Slice)
 
 
 class StepPrinter(BodyPrinter):
@@ -50,8 +64,11 @@ class StepPrinter(BodyPrinter):
         self.slots = dict(kernel.slots)
         self.dots = [op for op in walk(self.program.operations) if isinstance(op, Dot)]
         self.staged = {each.store.array: each for each in kernel.staged}
+        self.cuts = dict(kernel.cuts)
         self.carried = self._carried()
         self.bound: set[str] = set()
+        self.panels = panels_of(self.program)
+        self.issued: list[int] = []  # asynchronous contractions of every `Dot` of a list
 
     def _carried(self) -> dict[str, Tile]:
         """Return the operands in registers that are carried over to the next chunk."""
@@ -61,9 +78,10 @@ class StepPrinter(BodyPrinter):
 
     def print_steps(self, steps: Sequence[Step]) -> None:
         """Print operations, single-use computations inside their reader, and what stands between them."""
-        self.bound = set()
+        self.bound, self.issued = set(), []
         operations: list[Operation] = [each for each in steps if not isinstance(each, _SYNC)]
-        statements = inline(operations, self._read_elsewhere(operations))
+        cut = {each.source for each in steps if isinstance(each, Slice)}
+        statements = inline(operations, self._read_elsewhere(operations) | cut)
         place = 0
         for each in steps:
             if isinstance(each, _SYNC):
@@ -106,13 +124,33 @@ class StepPrinter(BodyPrinter):
                 self._line(f"mbarrier.arrive({words.empty[each.slot.ring]}.index({slot}), count=1)")
             case Finish():
                 names = ", ".join(each.tiles)
-                self._line(f"{names} = warpgroup_mma_wait({each.behind}, [{names}])")
+                behind = sum(self.issued[-each.behind :]) if each.behind else 0
+                self._line(f"{names} = warpgroup_mma_wait({behind}, [{names}])")
             case TakeTurn():
                 self._line(f"_take_turn({words.consumer}, CONSUMERS)")
             case PassTurn():
                 self._line(f"_pass_turn({words.consumer}, CONSUMERS)")
+            case Slice():
+                self._slice(each)
+            case Share():
+                raise InternalError("what consumers share is printed by a printer of its own")
             case _:
                 assert_never(each)
+
+    def _slice(self, each: Slice) -> None:
+        """Print one of the slices of a tile's columns, or of the positions that a slot holds."""
+        self.tiles[each.tile.name], dims = each.tile, each.tile.dims
+        is_row = len(dims) == 1  # read from its slot whole, as no contraction's operand is
+        if each.source not in self.slots or is_row:
+            place = f"{each.number}, {each.count.bit_length() - 1}, {self.layout(dims)}"
+            text = self._helper("slice", "_slice", [each.source, place])
+        else:
+            self._bind_slot(each.source)
+            self.bound.add(each.tile.name)
+            axis = next(axis for axis, dim in enumerate(dims) if dim in self.cuts)
+            width = self._block(dims[axis])
+            text = f"{each.source}.slice({each.number} * {width}, {width}, dim={axis})"
+        self._line(f"{each.tile.name} = {text}")
 
     def _slot(self, slot: Slot) -> tuple[str, str]:
         """Return a slot's index and the phase of its full barrier."""
@@ -148,9 +186,18 @@ class StepPrinter(BodyPrinter):
     def box(self, array: Array, *, by_rows: bool) -> tuple[str, ...]:
         """Return the box of an array that one copy moves: extents by name, 1 along scalar axes."""
         return tuple(
-            "1" if self.program.axis(axis).dim is None else self._extent_of(axis, by_rows=by_rows)
+            "1" if self.program.axis(axis).dim is None else self._box_extent(axis, by_rows=by_rows)
             for axis in array.axes
         )
+
+    def _box_extent(self, key: str, *, by_rows: bool) -> str:
+        """Return the extent of a box along a dim by name: a panel's width, where it lies in panels."""
+        found = self.words.panels.get(key)
+        return self._extent_of(key, by_rows=by_rows) if found is None else found
+
+    def panel_count(self, ring: Ring) -> int:
+        """Return the boxes that make up a tile in a slot."""
+        return prod(self.panels[dim].count for dim in ring.load.tile.dims if dim in self.panels)
 
     def _extent_of(self, key: str, *, by_rows: bool = True) -> str:
         """Return the extent of a dim (or axis) by name: a consumer holds its share of the rows."""
@@ -192,6 +239,7 @@ class StepPrinter(BodyPrinter):
             case Dot():
                 for side in (each.left, each.right):
                     self._bind_slot(side)
+                self.issued.append(self.panels[each.over].count if each.over in self.panels else 1)
                 super()._statement(each)
             case _:
                 super()._statement(each)
@@ -204,20 +252,24 @@ class StepPrinter(BodyPrinter):
         self.bound.add(name)
         self.view(name, self.rings[slot.ring], self._slot(slot)[0])
 
-    def box_number(self, ring: Ring, slot: str) -> str:
-        """Return a box's number in a ring: a streamed slot by rows holds one a consumer."""
-        if ring.resident or not ring.by_rows:
-            return slot
-        return f"{slot} * CONSUMERS + {self.words.consumer}"
+    def box_number(self, ring: Ring, slot: str, panel: str) -> str:
+        """Return a box's number in a ring: a streamed slot by rows holds those of every consumer."""
+        count = self.panel_count(ring)
+        if not ring.resident and ring.by_rows:
+            slot = f"{slot} * CONSUMERS + {self.words.consumer}"
+            slot = f"({slot})" if count > 1 else slot
+        return slot if count == 1 else f"{slot} * {count} + {panel}"
 
     def view(self, name: str, ring: Ring, slot: str) -> None:
         """Name a slot as a matrix."""
         dims = ring.load.tile.dims
-        shape = tuple(self._extent_of(dim, by_rows=ring.by_rows) for dim in dims)
-        text = f"{self.words.buffers[ring.name]}.index({self.box_number(ring, slot)})"
-        if shape != self.box(self.program.array(ring.load.array), by_rows=ring.by_rows):
-            text += f".reshape([{', '.join(shape)}])"
-        self._line(f"{name} = {text}")
+        shape = tuple(self._box_extent(dim, by_rows=ring.by_rows) for dim in dims)
+        for panel, part in enumerate(self.words.panel_tiles.get(name, (name,))):
+            number = self.box_number(ring, slot, str(panel))
+            text = f"{self.words.buffers[ring.name]}.index({number})"
+            if shape != self.box(self.program.array(ring.load.array), by_rows=ring.by_rows):
+                text += f".reshape([{', '.join(shape)}])"
+            self._line(f"{part} = {text}")
 
     def _assign(self, each: Assign) -> None:
         target = self.carried.get(each.target)
@@ -235,18 +287,34 @@ class StepPrinter(BodyPrinter):
         return f"tl.convert_layout({source}.to({kind}), {operand})"
 
     def _dot(self, each: Dot) -> str:
-        left, right = self._left(each), self._right(each)
-        if each.accumulator is not None:
-            return f"warpgroup_mma({left}, {right}, {each.accumulator}, is_async=True)"
+        result = each.accumulator
+        if each.over not in self.panels:
+            return self._contracted(self._left(each), self._right(each), result, each)
+        parts = (self.words.panel_tiles[side] for side in (each.left, each.right))
+        for left, right in zip(*parts, strict=True):
+            sides = self._turned(left, each, each.left, 1), self._turned(right, each, each.right, 0)
+            result = self._contracted(*sides, result, each)
+        assert result is not None
+        return result
+
+    def _contracted(self, left: str, right: str, result: str | None, each: Dot) -> str:
+        """Return a contraction added to a result, or without one by itself."""
+        if result is not None:
+            return f"warpgroup_mma({left}, {right}, {result}, is_async=True)"
         zeros = (
             f"tl.zeros({self._shape(each.tile.dims)}, tl.float32, {self.layout(each.tile.dims)})"
         )
         return f"warpgroup_mma({left}, {right}, {zeros}, use_acc=False, is_async=True)"
 
+    def _turned(self, part: str, dot: Dot, side: str, place: int) -> str:
+        """Return a side's part as it is contracted: transposed unless its dim `place` is the one."""
+        dims = self.rings[self.slots[side].ring].load.tile.dims
+        is_so = dims[place] == self.cuts.get(dot.over, dot.over)
+        return part if is_so else f"{part}.permute((1, 0))"
+
     def _left(self, dot: Dot) -> str:
         if dot.left in self.slots:
-            dims = self.rings[self.slots[dot.left].ring].load.tile.dims
-            return dot.left if dims[1] == dot.over else f"{dot.left}.permute((1, 0))"
+            return self._turned(dot.left, dot, dot.left, 1)
         if dot.left not in self.carried:
             return self._as_left(dot.left, dot)
         first = next(each for each in self.dots if each.left == dot.left)
@@ -256,8 +324,7 @@ class StepPrinter(BodyPrinter):
         return f"tl.convert_layout({dot.left}, {layout})"
 
     def _right(self, dot: Dot) -> str:
-        dims = self.rings[self.slots[dot.right].ring].load.tile.dims
-        return dot.right if dims[0] == dot.over else f"{dot.right}.permute((1, 0))"
+        return self._turned(dot.right, dot, dot.right, 0)
 
     def _fill(self, each: Fill) -> str:
         if self.lane in each.tile.dims:
@@ -270,7 +337,9 @@ class StepPrinter(BodyPrinter):
 
     def _fold(self, each: Fold) -> str:
         if self.lane in each.tile.dims:
-            return self._helper("lane_sum", "_lane_sum", [each.source])
+            text = self._helper("lane_sum", "_lane_sum", [each.source])
+            is_home = self.tiles[each.source].dims == self.home()
+            return text if is_home else f"tl.convert_layout({text}, {self.layout(each.tile.dims)})"
         text = super()._fold(each)
         if each.tile.dims == (self.kernel.rows,) and self.tiles[each.source].dims != self.home():
             return f"tl.convert_layout({text}, {self.words.row_layout})"

@@ -119,6 +119,7 @@ def signature_of(plan: Plan) -> Signature:
         scalars,
         plan.outputs,
         implied_sizes(plan.diagram),
+        plan.segments,
     )
 
 

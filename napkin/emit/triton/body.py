@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napkin.emit.expressions import Define, Statement, inline
+from napkin.emit.triton.bands import band_lines
 from napkin.emit.triton.inflight import running_on
 from napkin.emit.triton.memory import MemoryPrinter
 from napkin.emit.triton.spelling import NARROW, TRITON_TYPES, as_integer, literal, uses
@@ -18,6 +19,7 @@ from napkin.operators import REDUCTIONS, Kind
 from napkin.schedule.program import (
     Assign,
     AxisRole,
+    Band,
     Dot,
     EdgePosition,
     Fill,
@@ -96,12 +98,13 @@ class BodyPrinter(MemoryPrinter):
     def _grid(self) -> None:
         """Split the program id into tile starts, the fastest axis first."""
         self._line("pid = tl.program_id(0)")
+        if self.program.band is not None:
+            self._banded("pid", self.program.band)
+            return
         last = len(self.program.grid) - 1
         for number, axis in enumerate(self.program.grid):
-            tile = self.program.axis(axis)
-            name, size = self.names.starts[axis], self.names.sizes[axis]
-            scalar = tile.dim is None
-            count = size if scalar else f"tl.cdiv({size}, {self._block(axis)})"
+            name, count = self.names.starts[axis], self.count_of(axis)
+            scalar = self.program.axis(axis).dim is None
             index = "pid" if number == last else f"pid % {count}"
             if axis in self.program.descending:
                 self._line(f"{name} = {count} - 1 - {index}  # the longest streams first")
@@ -113,6 +116,22 @@ class BodyPrinter(MemoryPrinter):
                 self._line(f"{name} = {index}")
             if number != last:
                 self._line(f"pid = pid // {count}")
+
+    def _banded(self, number: str, band: Band) -> None:
+        """Split a group's number into tile starts in the order of a band."""
+        starts = self.names.starts
+        for line in band_lines(self.program, band, number, starts, self.count_of, self._placed):
+            self._line(line)
+
+    def count_of(self, axis: str) -> str:
+        """Return the number of an axis's tiles as the kernel computes it."""
+        size = self.names.sizes[axis]
+        scalar = self.program.axis(axis).dim is None
+        return size if scalar else f"tl.cdiv({size}, {self._block(axis)})"
+
+    def _placed(self, axis: str, index: str) -> str:
+        scalar = self.program.axis(axis).dim is None
+        return index if scalar else f"({index}) * {self._block(axis)}"
 
     def _lanes(self) -> None:
         for dim in self.program.dims:

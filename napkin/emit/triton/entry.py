@@ -34,7 +34,8 @@ TORCH_TYPES = {
 class Signature:
     """What an entry takes and gives: arguments in order, arrays among them, scalars' types, outputs.
 
-    `implied` are the axes that no argument carries, as `implied_sizes` gives them.
+    `implied` are the axes that no argument carries, as `implied_sizes` gives them, `chosen` those whose
+    lengths the plan gives.
     """
 
     order: tuple[str, ...]
@@ -42,6 +43,7 @@ class Signature:
     scalars: Mapping[str, str]
     outputs: tuple[Array, ...]
     implied: Mapping[str, tuple[str, int]]
+    chosen: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,9 @@ class EntryPrinter:
         aligned: set[str] = set()
         for each in self.launches:
             self.lines += [""] if len(self.launches) > 1 else []
-            self._allocate(each.program.outputs)
+            for array in each.program.outputs:
+                added = array.name in each.program.accumulated
+                self._allocate(array, "zeros" if added else "empty")
             self._align(each, aligned)
             self._launch(each)
         results = ", ".join(self.tensors[each.name] for each in self.given.outputs)
@@ -120,6 +124,8 @@ class EntryPrinter:
             pending = rest
         for axis, (read, factor) in self.given.implied.items():
             self.lines.append(f"{self.sizes[axis]} = {self.sizes[read]} * {factor}")
+        for axis, size in self.given.chosen.items():
+            self.lines.append(f"{self.sizes[axis]} = {size}")
 
     def _check(self) -> None:
         for each in self.given.arrays:
@@ -160,12 +166,12 @@ class EntryPrinter:
     def _first(self) -> str:
         return self.arguments[self.given.arrays[0].name]
 
-    def _allocate(self, arrays: Sequence[Array]) -> None:
-        for each in arrays:
-            self.lines.append(
-                f"{self.tensors[each.name]} = torch.empty({self._shape(each)}, "
-                f"device={self._first()}.device, dtype={TORCH_TYPES[each.dtype]})"
-            )
+    def _allocate(self, array: Array, made: str) -> None:
+        """Print an array's allocation by `torch.empty`, or `torch.zeros` where groups add to it."""
+        self.lines.append(
+            f"{self.tensors[array.name]} = torch.{made}({self._shape(array)}, "
+            f"device={self._first()}.device, dtype={TORCH_TYPES[array.dtype]})"
+        )
 
     def _launch(self, launch: Launch) -> None:
         counts = []

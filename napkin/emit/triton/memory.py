@@ -142,8 +142,12 @@ class MemoryPrinter(ValuePrinter):
         value = self._leaf(each.source, dims)
         mask = self._mask(each.masked, dims)
         suffix = f", mask={mask}" if mask else ""
-        self._sum(self.names.tiles[each.array], pointer)
-        self._line(f"tl.store({self.names.tiles[each.array]}, {value}{suffix})")
+        where = self.names.tiles[each.array]
+        self._sum(where, pointer)
+        if each.adds:
+            self._line(f'tl.atomic_add({where}, {value}{suffix}, sem="relaxed")')
+        else:
+            self._line(f"tl.store({where}, {value}{suffix})")
 
 
 def _filled(terms: Sequence[str], width: int) -> list[str]:

@@ -6,8 +6,8 @@ diagram chain(A[m k], B[k n], C[n p]) -> D[m p]
 
 sizes m=4096 k=4096 n=4096 p=4096
 
-plan of chain_1: m group by 128, n group by 64, k stream by 64; 4 warps, 3 stages
-plan of chain_2: m group by 128, p group by 64, n stream by 64; 4 warps, 3 stages
+plan of chain_1: m group by 128, n group by 64, k stream by 64; 8 warps, 3 stages
+plan of chain_2: m group by 128, p group by 64, n stream by 64; 8 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import triton.language as tl
 BLOCK_M_1 = 128
 BLOCK_N_1 = 64
 BLOCK_K_1 = 64
-WARPS_1 = 4
+WARPS_1 = 8
 STAGES_1 = 3
 BLOCK_M_2 = 128
 BLOCK_P_2 = 64
 BLOCK_N_2 = 64
-WARPS_2 = 4
+WARPS_2 = 8
 STAGES_2 = 3
 
 
@@ -55,9 +55,10 @@ def chain_1_kernel(
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    n_start = (pid % tl.cdiv(size_n, BLOCK_N)) * BLOCK_N
-    pid = pid // tl.cdiv(size_n, BLOCK_N)
-    m_start = pid * BLOCK_M
+    m_start = pid // (16 * tl.cdiv(size_n, BLOCK_N)) * 16  # bands of 16 tiles
+    pid = pid - m_start * tl.cdiv(size_n, BLOCK_N)
+    n_start = (pid // tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_N
+    m_start = (m_start + pid % tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_M
     lane_m = tl.arange(0, BLOCK_M)
     lane_n = tl.arange(0, BLOCK_N)
     lane_k = tl.arange(0, BLOCK_K)
@@ -125,9 +126,10 @@ def chain_2_kernel(
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    p_start = (pid % tl.cdiv(size_p, BLOCK_P)) * BLOCK_P
-    pid = pid // tl.cdiv(size_p, BLOCK_P)
-    m_start = pid * BLOCK_M
+    m_start = pid // (16 * tl.cdiv(size_p, BLOCK_P)) * 16  # bands of 16 tiles
+    pid = pid - m_start * tl.cdiv(size_p, BLOCK_P)
+    p_start = (pid // tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_P
+    m_start = (m_start + pid % tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_M
     lane_m = tl.arange(0, BLOCK_M)
     lane_p = tl.arange(0, BLOCK_P)
     lane_n = tl.arange(0, BLOCK_N)

@@ -63,9 +63,10 @@ def chain_1_kernel(
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    n_start = (pid % tl.cdiv(size_n, BLOCK_N)) * BLOCK_N
-    pid = pid // tl.cdiv(size_n, BLOCK_N)
-    m_start = pid * BLOCK_M
+    m_start = pid // (16 * tl.cdiv(size_n, BLOCK_N)) * 16  # bands of 16 tiles
+    pid = pid - m_start * tl.cdiv(size_n, BLOCK_N)
+    n_start = (pid // tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_N
+    m_start = (m_start + pid % tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_M
     lane_m = tl.arange(0, BLOCK_M)
     lane_n = tl.arange(0, BLOCK_N)
 
@@ -108,9 +109,10 @@ def chain_2_kernel(
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    p_start = (pid % tl.cdiv(size_p, BLOCK_P)) * BLOCK_P
-    pid = pid // tl.cdiv(size_p, BLOCK_P)
-    m_start = pid * BLOCK_M
+    m_start = pid // (16 * tl.cdiv(size_p, BLOCK_P)) * 16  # bands of 16 tiles
+    pid = pid - m_start * tl.cdiv(size_p, BLOCK_P)
+    p_start = (pid // tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_P
+    m_start = (m_start + pid % tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_M
     lane_m = tl.arange(0, BLOCK_M)
     lane_p = tl.arange(0, BLOCK_P)
 

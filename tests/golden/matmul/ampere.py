@@ -5,7 +5,7 @@ diagram matmul(A[m k], B[k n]) -> C[m n]
 
 sizes m=4096 n=4096 k=4096
 
-plan: m group by 128, n group by 64, k stream by 64; 4 warps, 3 stages
+plan: m group by 128, n group by 64, k stream by 64; 8 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import triton.language as tl
 BLOCK_M = 128
 BLOCK_N = 64
 BLOCK_K = 64
-WARPS = 4
+WARPS = 8
 STAGES = 3
 
 
@@ -48,9 +48,10 @@ def matmul_kernel(
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    n_start = (pid % tl.cdiv(size_n, BLOCK_N)) * BLOCK_N
-    pid = pid // tl.cdiv(size_n, BLOCK_N)
-    m_start = pid * BLOCK_M
+    m_start = pid // (16 * tl.cdiv(size_n, BLOCK_N)) * 16  # bands of 16 tiles
+    pid = pid - m_start * tl.cdiv(size_n, BLOCK_N)
+    n_start = (pid // tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_N
+    m_start = (m_start + pid % tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_M
     lane_m = tl.arange(0, BLOCK_M)
     lane_n = tl.arange(0, BLOCK_N)
     lane_k = tl.arange(0, BLOCK_K)

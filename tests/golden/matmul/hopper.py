@@ -56,9 +56,10 @@ def matmul_kernel(
     STAGES: tl.constexpr,
 ):
     pid = tl.program_id(0)
-    n_start = (pid % tl.cdiv(size_n, BLOCK_N)) * BLOCK_N
-    pid = pid // tl.cdiv(size_n, BLOCK_N)
-    m_start = pid * BLOCK_M
+    m_start = pid // (16 * tl.cdiv(size_n, BLOCK_N)) * 16  # bands of 16 tiles
+    pid = pid - m_start * tl.cdiv(size_n, BLOCK_N)
+    n_start = (pid // tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_N
+    m_start = (m_start + pid % tl.minimum(tl.cdiv(size_m, BLOCK_M) - m_start, 16)) * BLOCK_M
     lane_m = tl.arange(0, BLOCK_M)
     lane_n = tl.arange(0, BLOCK_N)
 

@@ -1,0 +1,188 @@
+"""The barriers of kernels that add to an output, simulated: no hang, nothing overwritten that is read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+
+from napkin.schedule.barriers import Await, Finish, Release, Share, Slot, Step
+from napkin.schedule.program import Dot, Load
+from napkin.schedule.warps import Specialised
+from tests.programs import diagram_of
+from tests.test_adding import SCORES, text_of
+from tests.test_gluon_adding import forms_of, kernel_of
+from tests.test_specialise import Fault, Shared
+
+PARTS = ("parts", 0)  # the tile that consumers share
+
+Waiting = Iterator[tuple[str, tuple[str, int], int]]
+
+
+def form_of(score: str) -> Specialised:
+    return forms_of(kernel_of(diagram_of(text_of(score))))[0]
+
+
+def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
+    """Fill the rings for every group."""
+    form, step = shared.form, 0
+    for turn, counts in enumerate(groups):
+        for ring in (each for each in form.rings if each.resident):
+            filled = form.consumers if ring.by_rows else 1
+            for number in range(turn * filled, (turn + 1) * filled):
+                slot, phase = number % ring.slots, number // ring.slots & 1
+                yield "empty", (ring.name, slot), phase ^ 1
+                shared.fill((ring.name, slot), ("group", number))
+        for _ in range(sum(counts)):
+            for ring in (each for each in form.rings if not each.resident):
+                slot, phase = step % ring.slots, step // ring.slots & 1
+                yield "empty", (ring.name, slot), phase ^ 1
+                shared.fill((ring.name, slot), ("step", step))
+            step += 1
+
+
+class Consumer:
+    """One consumer: the slots that its contractions under way read, and how often it met the other."""
+
+    def __init__(self, shared: Shared, me: int) -> None:
+        self.shared, self.me = shared, me
+        self.slots = dict(shared.form.slots)
+        self.running: list[list[tuple[str, int]]] = []
+        self.step = self.turn = 0
+
+    def run(self, groups: Sequence[Sequence[int]]) -> Waiting:
+        form = self.shared.form
+        for self.turn, counts in enumerate(groups):
+            yield from self.do(form.prelude)
+            for chunks, count in zip(form.chunks, counts, strict=True):
+                for _ in range(count):
+                    yield from self.do(chunks.steps)
+                    self.step += 1
+            yield from self.do(form.drain)
+            assert not self.running
+
+    def place(self, slot: Slot) -> tuple[tuple[str, int], int, object]:
+        ring = self.shared.ring(slot.ring)
+        if ring.resident:
+            number = self.turn * self.shared.form.consumers + self.me if ring.by_rows else self.turn
+            return (ring.name, number % ring.slots), number // ring.slots & 1, ("group", number)
+        at = self.step
+        return (ring.name, at % ring.slots), at // ring.slots & 1, ("step", at)
+
+    def do(self, steps: Sequence[Step]) -> Waiting:
+        """Do some steps."""
+        shared = self.shared
+        for each in steps:
+            match each:
+                case Await():
+                    where, phase, _ = self.place(each.slot)
+                    yield "full", where, phase
+                case Release():
+                    shared.release(self.place(each.slot)[0])
+                case Dot():
+                    names = [name for name in (each.left, each.right) if name in self.slots]
+                    read = [self.read(self.place(self.slots[name])) for name in names]
+                    self.running.append(read if each.left in names else [*read, self.shares(each)])
+                case Load() if each.tile.name in self.slots:
+                    self.read(self.place(self.slots[each.tile.name]), keep=False)
+                case Finish():
+                    yield "time", ("", self.me), 0
+                    while len(self.running) > each.behind:
+                        for where in self.running.pop(0):
+                            shared.readers[where] -= 1
+                case Share():
+                    yield from self.meet()
+                    if shared.readers.get(PARTS):
+                        raise Fault("a shared tile is overwritten while it is read")
+                    yield from self.meet()
+                case _:
+                    pass
+
+    def read(
+        self, place: tuple[tuple[str, int], int, object], *, keep: bool = True
+    ) -> tuple[str, int]:
+        where, _, wanted = place
+        if self.shared.holds.get(where) != wanted:
+            raise Fault(f"{where} holds {self.shared.holds.get(where)}, not {wanted}")
+        self.shared.readers[where] = self.shared.readers.get(where, 0) + keep
+        return where
+
+    def shares(self, dot: Dot) -> tuple[str, int]:
+        """Return what a contraction reads besides: the tile that consumers share, or a register's."""
+        where = PARTS if dot.over == self.shared.form.rows else ("registers", self.me)
+        self.shared.readers[where] = self.shared.readers.get(where, 0) + 1
+        return where
+
+    def meet(self) -> Waiting:
+        self.shared.turns[self.me] = self.shared.turns.get(self.me, 0) + 1
+        yield "meet", ("", self.me), self.shared.turns[self.me]
+
+
+def simulate(
+    form: Specialised,
+    groups: Sequence[Sequence[int]],
+    seed: int,
+    kind: type[Consumer] = Consumer,
+) -> None:
+    """Run a block's warps in a random order; raise Fault where a GPU would hang or err."""
+    shared, order = Shared(form), random.Random(seed)
+    agents = [producer(shared, groups)]
+    agents += [kind(shared, me).run(groups) for me in range(form.consumers)]
+    waiting = {number: next(agent, None) for number, agent in enumerate(agents)}
+
+    def is_ready(number: int) -> bool:
+        wait = waiting[number]
+        assert wait is not None
+        what, place, phase = wait
+        if what == "meet":
+            return all(shared.turns.get(me, 0) >= phase for me in range(form.consumers))
+        done = (shared.full if what == "full" else shared.empty).get(place, 0)
+        return what == "time" or done % 2 != phase
+
+    while alive := [number for number, wait in waiting.items() if wait is not None]:
+        ready = [number for number in alive if is_ready(number)]
+        if not ready:
+            raise Fault(f"deadlock: {[waiting[number] for number in alive]}")
+        chosen = order.choice(ready)
+        waiting[chosen] = next(agents[chosen], None)
+
+
+@pytest.mark.parametrize("score", SCORES[:3])
+def test_no_warp_hangs_and_no_slot_is_overwritten(score: str) -> None:
+    form, order = form_of(score), random.Random(7)
+    for count in range(6):
+        for seed in range(6):
+            groups = [[order.randint(0, count) for _ in form.chunks] for _ in range(4)]
+            simulate(form, groups, seed)
+
+
+@pytest.mark.parametrize("lost", [Release, Await])
+def test_the_simulation_sees_a_step_that_is_left_out(lost: type[Step]) -> None:
+    form = form_of(SCORES[0])
+    chunks = tuple(
+        replace(each, steps=tuple(step for step in each.steps if not isinstance(step, lost)))
+        for each in form.chunks
+    )
+    with pytest.raises(Fault):
+        simulate_often(replace(form, chunks=chunks))
+
+
+class Hasty(Consumer):
+    """A consumer that meets the other only once it has written."""
+
+    def meet(self) -> Waiting:
+        self.meetings = getattr(self, "meetings", 0) + 1
+        if self.meetings % 2 == 0:
+            yield from super().meet()
+
+
+def test_a_tile_shared_before_all_have_read_the_last_one_is_seen() -> None:
+    with pytest.raises(Fault, match="shared tile"):
+        simulate_often(form_of(SCORES[0]), Hasty)
+
+
+def simulate_often(form: Specialised, kind: type[Consumer] = Consumer) -> None:
+    for seed in range(40):
+        simulate(form, [[3], [4]], seed, kind)

@@ -1,0 +1,122 @@
+"""Warp-specialised kernels that add to an output: consumers share what they sum, the copy engine adds."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from napkin.diagram import Diagram
+from napkin.emit.gluon import emit_gluon, plan_in_form
+from napkin.evaluate import reference
+from napkin.runtime.inspect import inspect_specialised
+from napkin.schedule.adding import adding_forms
+from napkin.schedule.barriers import Share
+from napkin.schedule.form import find_form
+from napkin.schedule.kernel import KernelPlan
+from napkin.schedule.program import Dot, Loop, Store, walk
+from napkin.schedule.warps import Specialised
+from tests.programs import arguments_of, diagram_of, run
+from tests.test_adding import SCORES, adding, backward, found_for, text_of
+
+needs_triton = pytest.mark.skipif(
+    sys.platform != "linux" or find_spec("triton") is None, reason="triton is not installed"
+)
+
+
+@cache
+def kernel_of(diagram: Diagram) -> KernelPlan:
+    """Return the kernel that adds to an output, of the plan with the least work."""
+    leanest = found_for(diagram, "hopper").adding[-1]
+    return next(each for each in leanest if each.program.accumulated)
+
+
+def forms_of(kernel: KernelPlan) -> tuple[Specialised, ...]:
+    found = adding_forms(kernel)
+    assert not isinstance(found, str), found
+    return found
+
+
+def test_the_parts_sum_the_rows_of_all_consumers() -> None:
+    kernel = kernel_of(diagram_of(text_of()))
+    (form, *_) = forms_of(kernel)
+    (part,) = form.parts
+    assert part.tile.dims == ("x", "q")
+    assert part.arrays == kernel.program.accumulated
+    rings = {ring.load.array: ring for ring in form.rings}
+    assert rings["E"].slots == 1  # summed over its rows: those of all consumers lie in one slot
+    assert not rings["E"].by_rows
+    assert rings["C"].by_rows
+    for chunks in form.chunks:
+        (share,) = (step for step in chunks.steps if isinstance(step, Share))
+        place = chunks.steps.index(share)
+        part_dots = [
+            i
+            for i, step in enumerate(chunks.steps)
+            if isinstance(step, Dot) and step.left == share.tile.name and step.over == "x"
+        ]
+        assert part_dots
+        assert min(part_dots) > place
+
+
+def test_chunks_that_differ_in_what_the_copy_engine_masks_are_one_loop() -> None:
+    full, causal = (kernel_of(diagram_of(text_of(score))) for score in SCORES[:2])
+    assert [len(forms_of(each)[0].chunks) for each in (full, causal)] == [1, 3]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_form_s_program_gives_what_the_reference_gives(score: str) -> None:
+    kernel = kernel_of(diagram_of(text_of(score)))
+    piece = kernel.derivation.diagram
+    sizes = {"b": 2, "q": 150, "x": 190, "d": 64, "e": 64}
+    arguments = arguments_of(piece, sizes, {}, 0)
+    for form in forms_of(kernel):
+        got = run(form.program, arguments, sizes).outputs
+        for name, wanted in reference(piece, arguments).items():
+            atol = 1e-9 * np.abs(wanted).max()
+            np.testing.assert_allclose(got[name], wanted, rtol=1e-9, atol=atol)
+
+
+def test_a_form_adds_by_the_copy_engine_to_zeros() -> None:
+    kernel = kernel_of(diagram_of(text_of()))
+    text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
+    ast.parse(text)
+    added = sum(
+        isinstance(op, Store) and op.adds for op in walk(forms_of(kernel)[0].program.operations)
+    )
+    loops = sum(isinstance(op, Loop) for op in forms_of(kernel)[0].program.operations)
+    assert added == loops
+    assert text.count("_add_tile(") == 1 + added
+    assert text.count("_meet()") == 1 + 2 * added
+    assert "torch.zeros(" in text
+
+
+def test_why_there_is_no_form_is_told() -> None:
+    narrow = text_of().replace("e=64", "e=32")
+    reasons = {
+        "no copy engine": adding(diagram_of(text_of()), "ampere"),
+        "no box that the copy engine could add to": adding(diagram_of(narrow)),
+    }
+    for reason, plan in reasons.items():
+        kernel = next(each for each in plan.kernels if each.program.accumulated)
+        assert reason in str(find_form(kernel))
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["attention", "causal"])
+@pytest.mark.parametrize("head", [64, 128])
+def test_a_backward_in_one_pass_spills_nothing(name: str, head: int) -> None:
+    diagram = backward(name)
+    sizes = dict(diagram.sizes) | {"d": head, "v": head}
+    kernel = kernel_of(replace(diagram, sizes=tuple(sizes.items())))
+    assert {"dK", "dV"} <= {each.name for each in kernel.program.outputs}
+    found = inspect_specialised(kernel, forms_of(kernel)[-1])
+    assert found.spill_store_bytes + found.spill_load_bytes == 0
+    assert not found.warnings
+    assert found.instructions["UTMAREDG"]
+    assert found.instructions["HGMMA"]

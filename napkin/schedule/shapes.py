@@ -45,7 +45,7 @@ class Shape:
     overlap: Overlap = Overlap.NONE
 
 
-# Slices are not among them: as printed now they fault on a GPU (docs/hopper.md, "Slices, which no plan takes").
+# Slices are not among them: as printed now they fault on a GPU (docs/hopper.md, "Slices").
 _COMPUTING = (
     Shape(3, ROWS, 128, (2,), Overlap.DELAYED),
     *(Shape(2, ROWS, chunk, (2,), Overlap.DELAYED) for chunk in (128, 64, 32)),

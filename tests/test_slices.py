@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
 from napkin.schedule import shapes
 from napkin.schedule.barriers import Finish, Release, Slice, Slot, Step, Sync
@@ -195,3 +196,31 @@ def test_three_consumers_stand_back_where_a_mask_cuts_many_chunks(
     form = find_form(kernel_of(name, sizes))
     assert not isinstance(form, str)
     assert (form.warps.consumers, bool(form.warps.cuts)) == (consumers, consumers == 3)
+
+
+def test_a_consumer_contracts_a_slice_while_it_computes_the_next() -> None:
+    text = emit_gluon(
+        plan_in_form(kernel_of("causal", {"d": 64, "v": 64}), formed("causal", d=64, v=64))
+    )
+    loop = text[text.index("# stream x: chunks that need no mask") :]
+    order = (
+        "t1 = warpgroup_mma(",
+        "t1 = warpgroup_mma_wait(0, [t1])",
+        "mbarrier.arrive(k_empty.index(slot), count=1)",
+        "o_moved = o * gl.convert_layout(rescale, ",
+        "t1_0 = _slice(t1, 0, 2, LAYOUT_Q_X_SLICE)",
+        "p_0 = gl.exp2(",
+        "o = warpgroup_mma(",
+        "v_0, o_moved,",
+        "p_1 = gl.exp2(",
+        "o = warpgroup_mma(",
+        "p_3 = gl.exp2(",
+        "o = warpgroup_mma(",
+        "l = (l * ",
+        "m = m_new",
+        "o = warpgroup_mma_wait(0, [o])",
+        "mbarrier.arrive(v_empty.index(slot), count=1)",
+    )
+    place = 0
+    for each in order:
+        place = loop.index(each, place) + 1

@@ -65,9 +65,7 @@ def predict(
     if shared > limits.shared_per_block or registers > limits.registers(warps):
         return Prediction(shared, registers, inf, "what a block may hold")
     if any(walked[id(op)] >= 0.5 for op in cut_loops(program)):
-        more = _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
-        # What is too much spills in the cut chunks alone, of which there are few.
-        registers = min(registers + more, limits.registers(warps))
+        registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
     groups = group_count(program, sizes)
     fitting = blocks_per_unit(machine, warps, shared, registers)
     blocks = min(fitting, ceil(groups / machine.units))

@@ -15,7 +15,7 @@ diagram causal(Q[b h q d], K[b h x d], V[b h x v]) -> O[b h q v]
 
 sizes b=4 h=16 q=4096 x=4096 d=128 v=128
 
-plan: b group by 1, h group by 1, q group by 128, v whole by 128, x stream by 64, d whole by 128; 4 warps, 2 stages
+plan: b group by 1, h group by 1, q group by 64, v whole by 128, x stream by 64, d whole by 128; 4 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-BLOCK_Q = 128
+BLOCK_Q = 64
 BLOCK_V = 128
 BLOCK_X = 64
 BLOCK_D = 128
 WARPS = 4
-STAGES = 2
+STAGES = 3
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:

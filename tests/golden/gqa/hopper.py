@@ -15,7 +15,7 @@ diagram gqa(Q[b (k g) q d], K[b k x d], V[b k x v]) -> O[b (k g) q v]
 
 sizes b=4 k=8 g=4 q=4096 x=4096 d=128 v=128
 
-plan: b group by 1, k group by 1, g group by 1, q group by 128, v whole by 128, x stream by 64, d whole by 128; 4 warps, 2 stages
+plan: b group by 1, k group by 1, g group by 1, q group by 64, v whole by 128, x stream by 64, d whole by 128; 4 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-BLOCK_Q = 128
+BLOCK_Q = 64
 BLOCK_V = 128
 BLOCK_X = 64
 BLOCK_D = 128
 WARPS = 4
-STAGES = 2
+STAGES = 3
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:

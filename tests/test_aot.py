@@ -31,7 +31,6 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 SPILLS = {
     ("attention_block_5", "ampere"): 384,  # a sum over heads in a loop of its own, by four warps
     ("differential", "ampere"): 128,  # two maps of scores at a time
-    ("document", "ampere"): 288,  # the bounds of its rows beside the scores
     ("fading", "ampere"): 96,  # distances and their logarithms beside the scores
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
 }
@@ -39,7 +38,7 @@ SPILLS = {
 BESIDE = {
     ("relative_bias", "hopper"): 2048,  # what is read at computed positions goes to another layout
     ("relative_bias", "ampere"): 16384,
-    ("document", "ampere"): 512,  # row terms go from one layout to another
+    ("document", "ampere"): 256,  # row terms go from one layout to another
     ("mla", "hopper"): -2064,  # weights change hands where the queries did before
     ("differential_1", "ampere"): 8192,  # scores go to memory in whole vectors
     ("decode_merge", "hopper"): 8184,  # a fold across warps where nothing is contracted

@@ -90,6 +90,15 @@ def test_a_state_never_has_the_name_of_something_else() -> None:
     assert not {"m", "l", "x", "q"} & set(states(derive(parsed(text))))
 
 
+@pytest.mark.parametrize("over", ["h v", "v h"])
+def test_of_the_axes_of_one_sum_that_streams_which_memory_holds_side_by_side(over: str) -> None:
+    text = f"diagram wide(A[b h x v], W[e h v]) -> O[b x e]\n    O[b x e] = sum[{over}](A * W)\n"
+    (found,) = read(Source("test", text))
+    stream = derive(found).stream
+    assert stream is not None
+    assert stream.axis == "v"
+
+
 def test_what_reduces_nothing_has_no_stream() -> None:
     derivation = derive(parsed("diagram f(A[q x]) -> B[q x]\n    B[q x] = exp(A)\n"))
     assert derivation.stream is None

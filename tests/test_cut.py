@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from napkin.algebra.cut import cut, stored_types
 from napkin.algebra.derive import derive
-from napkin.diagram import Box, Diagram, Gather, Leaf, print_diagram, topological, verify
+from napkin.diagram import Box, Diagram, Gather, Leaf, Reduce, print_diagram, topological, verify
 from napkin.evaluate import evaluate, open_dims
 from napkin.language import read
 from napkin.language.source import Source
@@ -34,6 +34,25 @@ NORM = """diagram norm(A[b e], W[e d]) -> O[b d]
 TWO = """diagram two(A[b e], W[e d]) -> H[b d], Z[b]
     H[b d] = sum[e](A * W)
     Z[b] = sum[d](exp(H))
+"""
+
+BESIDE = """diagram beside(A[m k], B[k n], C[n p], D[m n]) -> E[m p], F[m], G[m], H[m n]
+    T[m n] = sum[k](A * B)
+    U[m n] = sum[k](A * B * 2.0)
+    V[m n] = sum[k](A * B * 3.0)
+    E[m p] = sum[n](T * C) + sum[n](V * C)
+    F[m] = sum[n](T * D)
+    G[m] = sum[n](U * D)
+    H[m n] = exp(V)
+"""
+ALIKE = """diagram alike(A[b m k], B[b n k], C[b n m], P[n p]) -> D[b m p], E[b n m]
+    T[b m n] = sum[k](A * B)
+    D[b m p] = sum[n](T * P)
+    E[b n m] = C + T
+"""
+PICKED = """diagram picked(X[b q e], W[e f]) -> O[b q f]
+    T[b x f] = sum[e](X[b, x, e] * W)
+    O[b q f] = sum[x](where(x == q, T, 0.0))
 """
 
 
@@ -162,6 +181,28 @@ def test_what_anything_else_reads_is_kept_in_fp32() -> None:
     by_name = {diagram.names[each]: dtype for each, dtype in types.items()}
     assert by_name["M"] == "fp32"
     assert by_name["Y"] == "bf16"
+
+
+def test_what_a_contraction_and_a_sum_of_products_read_is_kept_as_the_contraction_rounds_it() -> (
+    None
+):
+    diagram = diagram_of(BESIDE)
+    types = stored_types(diagram, storage_types(diagram, "bf16"))
+    by_name = {diagram.names[each]: dtype for each, dtype in types.items()}
+    assert by_name["T"] == "bf16"
+    assert by_name["U"] == "fp32"  # no contraction reads it
+    assert by_name["V"] == "fp32"  # an exponential reads it as well
+
+
+def test_a_kept_box_lies_like_an_array_of_its_axes() -> None:
+    first, _ = pieces_of(diagram_of(ALIKE), "T")
+    assert [each.dims for each in first.outputs] == [(("b",), ("n",), ("m",))]
+
+
+def test_a_piece_reads_what_a_sum_picks() -> None:
+    *_, last = pieces_of(diagram_of(PICKED), "T")
+    assert not any(isinstance(box, Reduce) for box in last.boxes)
+    assert any(isinstance(box, Gather) for box in last.boxes)
 
 
 def test_an_output_that_others_read_is_kept_beside_it_where_it_is_rounded() -> None:

@@ -427,6 +427,28 @@ def test_scores_lie_with_their_stream_last_so_that_no_tile_is_transposed() -> No
         assert {op.tile.dims for op in dots if set(op.tile.dims) == {"q", "x"}} == {dims}
 
 
+def test_a_layer_s_backward_stores_halves_and_multiplies_no_one_hot() -> None:
+    backward = differentiate(example("attention_block")).backward
+    plan = make_plan(derive(backward), load_machine("h200"))
+    dots = [
+        op for each in plan.kernels for op in walk(each.program.operations) if isinstance(op, Dot)
+    ]
+    assert {op.operand_type for op in dots} == {"bf16"}
+    compared = [
+        name
+        for each in plan.kernels
+        for name in str(each.derivation.diagram).split()
+        if name == "=="
+    ]
+    assert not compared
+    (both,) = (
+        each.derivation.diagram
+        for each in plan.kernels
+        if len([1 for output in each.derivation.diagram.outputs if "x" in output.axes]) == 2
+    )
+    assert [output.axes[-2] for output in both.outputs] == ["x", "x"]
+
+
 def test_weights_that_the_forward_normalised_are_no_overflow() -> None:
     assert warnings(derive(differentiate(example("attention")).backward)) == ()
 

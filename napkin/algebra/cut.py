@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.algebra.naming import diagram_names
+from napkin.algebra.picks import without_picks
 from napkin.diagram import (
     STORAGE_BYTES,
     Argument,
@@ -39,6 +40,10 @@ from napkin.language.source import NOWHERE, Span
 from napkin.operators import Kind
 
 _ADDED_TYPE = "fp32"  # of sums that are added up in memory
+_AS_COMPUTED, _AS_ROUNDED = (
+    "as computed",
+    "as rounded",
+)  # how a reader takes a box that it does not round
 _LONGEST_NAME = 60  # of a diagram or an array, so that a number still fits behind it
 
 
@@ -62,23 +67,32 @@ def cut(
 
 
 def stored_types(diagram: Diagram, types: Mapping[str, str]) -> dict[int, str]:
-    """Return, for every box, the type in which keeping it changes no result.
+    """Return, for every box, the type in which keeping it costs no result its precision.
 
-    What only contractions multiply is rounded by them, to the type of their operands; it may be stored
-    so. All else is kept as it is computed: fp32, int32, bool.
+    A contraction rounds what it multiplies to the type of its operands; it may be stored so, and other sums
+    of products then multiply the very numbers that the contraction does: what they give is as far off as
+    it is, and where one is taken from the other the rounding is the same on both sides. All else is kept as
+    it is computed: fp32, int32, bool.
     """
     boxes = diagram.boxes
     needed = topological(boxes, [each.box for each in diagram.outputs])
     wanted: dict[int, set[str]] = {each: set() for each in needed}
     for each in needed:
         for operand in operands_of(boxes[each]):
-            wanted[operand].add(_rounds(boxes, boxes[each], types) or "")
+            wanted[operand].add(_rounds(boxes, boxes[each], types) or _multiplies(boxes[each]))
     plain = {Kind.FLOAT: "fp32", Kind.INT: "int32", Kind.BOOL: "bool"}
     found: dict[int, str] = {}
     for each, ways in wanted.items():
-        alike = len(ways) == 1 and "" not in ways
-        found[each] = ways.pop() if alike else plain[boxes[each].kind]
+        rounded = ways - {_AS_ROUNDED}
+        alike = len(rounded) == 1 and _AS_COMPUTED not in rounded
+        found[each] = rounded.pop() if alike else plain[boxes[each].kind]
     return found
+
+
+def _multiplies(box: Box) -> str:
+    """Return how a box that rounds nothing takes what it reads: a sum of products takes it rounded."""
+    is_product = isinstance(box, Reduce) and box.operator == "sum" and len(box.operands) > 1
+    return _AS_ROUNDED if is_product else _AS_COMPUTED
 
 
 def _rounds(boxes: Sequence[Box], box: Box, types: Mapping[str, str]) -> str | None:
@@ -108,9 +122,17 @@ def _input_types(boxes: Sequence[Box], among: Iterable[int], types: Mapping[str,
 def memory_order(boxes: Sequence[Box], readers: Iterable[int], each: int) -> tuple[str, ...]:
     """Return a kept box's axes, outermost those that contractions take one at a time.
 
-    The matrices that they multiply then lie side by side, as hardware that copies tiles likes it.
+    The matrices that they multiply then lie side by side, as hardware that copies tiles likes it. The axes
+    of a matrix lie as they do in an array of the same axes: as keys do, so do their gradients.
     """
-    axes = boxes[each].axes
+    axes = next(
+        (
+            box.axes
+            for box in boxes
+            if isinstance(box, Input) and {*box.axes} == {*boxes[each].axes}
+        ),
+        boxes[each].axes,
+    )
     batch = set(axes)
     for reader in readers:
         box = boxes[reader]
@@ -165,11 +187,13 @@ class _Cutter:
         """Return a piece for every kept box, then one for the outputs that none of them gives."""
         rest = [each for each in self.diagram.outputs if not self._is_given(each)]
         made = [
-            self._piece([output for each in sorted(own) for output in self._outputs(each)], own)
+            without_picks(
+                self._piece([output for each in sorted(own) for output in self._outputs(each)], own)
+            )
             for own in self._groups()
         ]
         if rest:
-            made.append(self._piece(rest, frozenset()))
+            made.append(without_picks(self._piece(rest, frozenset())))
         if len(made) == 1:
             outputs = self.diagram.outputs
             marked = (replace(each, added=self.added.get(each.box, ())) for each in outputs)

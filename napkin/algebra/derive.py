@@ -8,8 +8,10 @@ streams that are all legal. See docs/algebra.md.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 from napkin.algebra.conditions import find_condition
 from napkin.algebra.laws import check_laws, check_parts
@@ -67,6 +69,21 @@ class Candidate:
 
 def derive(diagram: Diagram, *, axis: str | None = None) -> Derivation:
     """Derive the diagram's stream, over the given axis or the best one."""
+    return checked(sketch(diagram, axis=axis))
+
+
+def checked(derivation: Derivation) -> Derivation:
+    """Return a sketched derivation with its laws checked; raise InternalError if one is broken."""
+    diagram, stream = derivation.diagram, derivation.stream
+    if stream is None:
+        return replace(derivation, law_error=0.0)
+    error = check_laws(derivation.graph, stream, derivation.outputs, diagram.arguments)
+    error = max(error, check_parts(derivation.graph, diagram.outputs, diagram.arguments))
+    return replace(derivation, law_error=error)
+
+
+def sketch(diagram: Diagram, *, axis: str | None = None) -> Derivation:
+    """Derive a stream as `derive` does, its laws not yet tried on numbers: their error is infinite so far."""
     roots = [each.box for each in diagram.outputs]
     names = state_names(diagram)
     candidates: list[tuple[tuple[int, int, int], Candidate, Graph, Stream]] = []
@@ -83,7 +100,7 @@ def derive(diagram: Diagram, *, axis: str | None = None) -> Derivation:
     if not candidates:
         graph, group = Graph(diagram.boxes), _group_axes(diagram, None)
         inner = tuple(a for a in used_axes(diagram) if a not in group)
-        return Derivation(diagram, graph, None, group, inner, (), (), (), 0.0)
+        return Derivation(diagram, graph, None, group, inner, (), (), (), inf)
     _, chosen, graph, stream = min(candidates, key=lambda item: item[0])
     group = _group_axes(diagram, chosen.axis)
     inner = tuple(a for a in used_axes(diagram) if a != chosen.axis and a not in group)
@@ -91,21 +108,24 @@ def derive(diagram: Diagram, *, axis: str | None = None) -> Derivation:
         find_condition(graph, one.folds, chosen.axis) if not one.stores else None
         for one in stream.passes
     )
-    error = check_laws(graph, stream, roots, diagram.arguments)
-    error = max(error, check_parts(graph, diagram.outputs, diagram.arguments))
     splittable = tuple(each for each in inner if is_splittable(diagram, each))
     ranked = tuple(item[1] for item in sorted(candidates, key=lambda item: item[0]))
-    return Derivation(diagram, graph, stream, group, inner, splittable, conditions, ranked, error)
+    return Derivation(diagram, graph, stream, group, inner, splittable, conditions, ranked, inf)
 
 
 def stream_axes(diagram: Diagram) -> tuple[str, ...]:
-    """Return the reduced axes, that of the last reduction first, but for those that are to be grouped."""
+    """Return the reduced axes, those of the last reduction first, but for those that are to be grouped.
+
+    Of axes that one reduction takes together, those come first that memory holds side by side: a chunk of
+    another would be read number by number.
+    """
     seen: dict[str, None] = {}
     added = {axis for output in diagram.outputs for axis in output.added}
+    innermost = Counter(each.dims[-1][-1] for each in diagram.arguments if each.dims)
     for each in reversed(topological(diagram.boxes, [out.box for out in diagram.outputs])):
         box = diagram.boxes[each]
         if isinstance(box, Reduce):
-            seen |= dict.fromkeys(box.over)
+            seen |= dict.fromkeys(sorted(box.over, key=lambda axis: -innermost[axis]))
     return tuple(axis for axis in seen if axis not in added)
 
 

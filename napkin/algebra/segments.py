@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isinf
 
 from napkin.algebra.conditions import vanishes
 from napkin.algebra.derive import Derivation
@@ -20,11 +21,13 @@ from napkin.algebra.signs import is_finite_move
 from napkin.algebra.states import Accumulator, Stream, Transport
 from napkin.diagram import (
     Argument,
+    Constant,
     Diagram,
     Graph,
     Index,
     Input,
     Output,
+    Pointwise,
     Size,
     State,
     renumbered,
@@ -103,10 +106,13 @@ class _Segmenter:
             settled = {box: box for box in found.values()}
             factors = substitute(graph, final, masked | settled)
             if not self._leaves_out(graph, each, factors, inside):
-                bare, unit = factors[0], graph.constant(REDUCTIONS[each.operator].unit)
-                factors[0] = graph.pointwise("where", inside, bare, unit)
-                if each.operator != "sum":
-                    masked[bare] = factors[0]  # what reads it too needs no mask of its own
+                unit = graph.constant(REDUCTIONS[each.operator].unit)
+                # Zero times a mask's infinity is not zero: what holds one is masked itself.
+                for place in [i for i, one in enumerate(factors) if _is_cut(graph, one)] or [0]:
+                    bare = factors[place]
+                    factors[place] = graph.pointwise("where", inside, bare, unit)
+                    if each.operator != "sum":
+                        masked[bare] = factors[place]  # what reads it too needs no mask of its own
             # What does not vary along the stream is folded over nothing; masked, it varies.
             over = tuple(dict.fromkeys((*each.over, self.stream.axis)))
             found[each.name] = graph.reduce(each.operator, factors, over)
@@ -226,6 +232,19 @@ class _Segmenter:
     def _name(self, each: int, new: int) -> str:
         names = self.diagram.names
         return names[each] if each < len(names) else self._fresh(f"t{new}")
+
+
+def _is_cut(graph: Graph, each: int) -> bool:
+    """Return whether an infinity stands in what makes a box, and no exponential takes it in."""
+    pending, seen = [each], set[int]()
+    while pending:
+        box = graph[one := pending.pop()]
+        if isinstance(box, Constant) and isinf(box.value):
+            return True
+        if isinstance(box, Pointwise) and box.operator not in ("exp", "exp2") and one not in seen:
+            pending += box.operands
+        seen.add(one)
+    return False
 
 
 def _product(graph: Graph, factors: Sequence[int]) -> int:

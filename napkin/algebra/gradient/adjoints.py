@@ -7,24 +7,21 @@ weaving.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce as fold
 
 from napkin.algebra.gradient.rules import Product, one_hot, shares
+from napkin.algebra.relabel import relabel
 from napkin.diagram import (
     Constant,
     Gather,
     Graph,
     Index,
-    Input,
-    Pointwise,
-    Reduce,
     Size,
     join_axes,
     operands_of,
     topological,
 )
-from napkin.language.errors import InternalError
 from napkin.operators import Kind
 
 
@@ -110,10 +107,15 @@ class _Reverse:
         return fold(lambda a, b: graph.pointwise("mul", a, b), factors)
 
     def _ordered(self, factors: list[int], over: Sequence[str], axes: Sequence[str]) -> list[int]:
-        """Return factors so that their sum has its axes in this order, if first or last in turn does it."""
+        """Return factors so that their sum has its axes in this order, if first or last in turn does it.
+
+        Axes that all of them carry are taken one position at a time: theirs is left out.
+        """
         lists = [self.graph[each].axes for each in factors]
-        found = tuple(axis for axis in join_axes(lists) if axis not in over)
-        return factors if found == tuple(axes) else [*factors[1:], factors[0]]
+        shared = set.intersection(*map(set, lists))
+        found = [axis for axis in join_axes(lists) if axis not in over and axis not in shared]
+        wished = [axis for axis in axes if axis not in shared]
+        return factors if found == wished else [*factors[1:], factors[0]]
 
     def _scattered(self, box: Gather, adjoint: int) -> int:
         """Return what a read gives to its array: at each position, the sum over what reads it."""
@@ -179,54 +181,3 @@ def with_all_axes(graph: Graph, each: int, axes: Sequence[str]) -> int:
 
 def _joined(graph: Graph, boxes: Iterable[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(axis for each in boxes for axis in graph[each].axes))
-
-
-def relabel(graph: Graph, roots: Sequence[int], labels: Mapping[str, str]) -> tuple[int, ...]:
-    """Return boxes with other labels for some axes; arguments become reads at the new labels.
-
-    The new labels must be bound by no reduction inside.
-    """
-    wanted = [(each, _free(graph, each, tuple(labels.items()))) for each in roots]
-    new: dict[tuple[int, Labels], int] = {}
-    pending = list(wanted)
-    while pending:
-        each, own = pending[-1]
-        box = graph[each]
-        reads = box.indices if isinstance(box, Gather) else operands_of(box)
-        # A label that a reduction binds is another one inside: only free axes are led on.
-        inner = {operand: _free(graph, operand, own) for operand in reads}
-        waiting = [one for one in inner.items() if one not in new]
-        if waiting and own:
-            pending += waiting
-            continue
-        pending.pop()
-        found = {
-            operand: new[one] for operand, left in inner.items() if (one := (operand, left)) in new
-        }
-        new[each, own] = _relabelled(graph, each, dict(own), found) if own else each
-    return tuple(new[one] for one in wanted)
-
-
-Labels = tuple[tuple[str, str], ...]
-
-
-def _free(graph: Graph, each: int, labels: Labels) -> Labels:
-    return tuple(pair for pair in labels if pair[0] in graph[each].axes)
-
-
-def _relabelled(graph: Graph, each: int, labels: Mapping[str, str], new: Mapping[int, int]) -> int:
-    box = graph[each]
-    match box:
-        case Input():
-            axes = [labels.get(axis, axis) for axis in box.axes]
-            return graph.gather(each, [graph.add(Index(axis)) for axis in axes])
-        case Index():
-            return graph.add(Index(labels[box.axis]))
-        case Gather():
-            return graph.gather(box.array, [new[index] for index in box.indices])
-        case Pointwise():
-            return graph.pointwise(box.operator, *(new[operand] for operand in box.operands))
-        case Reduce():
-            return graph.reduce(box.operator, [new[operand] for operand in box.operands], box.over)
-        case _:
-            raise InternalError(f"no box to give other labels: {box}")

@@ -1,0 +1,63 @@
+"""Boxes with other labels for some of their axes.
+
+In: a graph, boxes, and the labels to give. Out: the boxes again under those labels; arrays become reads at
+the new labels' positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from napkin.diagram import Gather, Graph, Index, Input, Pointwise, Reduce, operands_of
+from napkin.language.errors import InternalError
+
+
+def relabel(graph: Graph, roots: Sequence[int], labels: Mapping[str, str]) -> tuple[int, ...]:
+    """Return boxes with other labels for some axes; arguments become reads at the new labels.
+
+    The new labels must be bound by no reduction inside.
+    """
+    wanted = [(each, _free(graph, each, tuple(labels.items()))) for each in roots]
+    new: dict[tuple[int, Labels], int] = {}
+    pending = list(wanted)
+    while pending:
+        each, own = pending[-1]
+        box = graph[each]
+        reads = box.indices if isinstance(box, Gather) else operands_of(box)
+        # A label that a reduction binds is another one inside: only free axes are led on.
+        inner = {operand: _free(graph, operand, own) for operand in reads}
+        waiting = [one for one in inner.items() if one not in new]
+        if waiting and own:
+            pending += waiting
+            continue
+        pending.pop()
+        found = {
+            operand: new[one] for operand, left in inner.items() if (one := (operand, left)) in new
+        }
+        new[each, own] = _relabelled(graph, each, dict(own), found) if own else each
+    return tuple(new[one] for one in wanted)
+
+
+Labels = tuple[tuple[str, str], ...]
+
+
+def _free(graph: Graph, each: int, labels: Labels) -> Labels:
+    return tuple(pair for pair in labels if pair[0] in graph[each].axes)
+
+
+def _relabelled(graph: Graph, each: int, labels: Mapping[str, str], new: Mapping[int, int]) -> int:
+    box = graph[each]
+    match box:
+        case Input():
+            axes = [labels.get(axis, axis) for axis in box.axes]
+            return graph.gather(each, [graph.add(Index(axis)) for axis in axes])
+        case Index():
+            return graph.add(Index(labels[box.axis]))
+        case Gather():
+            return graph.gather(box.array, [new[index] for index in box.indices])
+        case Pointwise():
+            return graph.pointwise(box.operator, *(new[operand] for operand in box.operands))
+        case Reduce():
+            return graph.reduce(box.operator, [new[operand] for operand in box.operands], box.over)
+        case _:
+            raise InternalError(f"no box to give other labels: {box}")

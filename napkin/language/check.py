@@ -13,8 +13,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from napkin.diagram import (
-    SCALAR_TYPES,
-    STORAGE_TYPES,
     Argument,
     Constant,
     Diagram,
@@ -23,7 +21,6 @@ from napkin.diagram import (
     Output,
     Relabelling,
     Size,
-    implied_sizes,
     verify,
 )
 from napkin.language import syntax
@@ -35,7 +32,9 @@ from napkin.language.library import Key, Library, checking_order, collect, judge
 from napkin.language.prelude import prelude
 from napkin.language.relabel import relabel, size_axes
 from napkin.language.report import MAX_SHOWN, gather
+from napkin.language.sizing import every_axis, sized_axes
 from napkin.language.source import Source, Span
+from napkin.language.storage import storage_type
 from napkin.language.workspace import MAX_AXES, Enough, Scope, TooLarge, Value, Workspace
 
 
@@ -110,7 +109,7 @@ class _DiagramCheck:
             self.names[argument.name] = None if wrong else Value(box, argument.axes)
         for output in self.text.head.outputs:
             self._dims(output.name.name, output.dims, output.dtype)
-            self._dtype(output)
+            storage_type(output, self.source, self.space.diagnostics)
         try:
             self._statements()
         except TooLarge as error:
@@ -157,7 +156,12 @@ class _DiagramCheck:
 
     def _argument(self, parameter: syntax.Parameter) -> Argument:
         dims = self._dims(parameter.name.name, parameter.dims, parameter.dtype)
-        return Argument(parameter.name.name, dims, self._dtype(parameter), parameter.span)
+        return Argument(
+            parameter.name.name,
+            dims,
+            storage_type(parameter, self.source, self.space.diagnostics),
+            parameter.span,
+        )
 
     def _dims(
         self, name: str, dims: tuple[syntax.Dim, ...], dtype: syntax.Identifier | None
@@ -181,24 +185,6 @@ class _DiagramCheck:
             fact = f"`{name}` has {len(seen)} axes, more than {MAX_AXES}"
             self._refuse("N219", fact, dims[0].span.cover(dims[-1].span))
         return tuple(kept)
-
-    def _dtype(self, parameter: syntax.Parameter) -> str | None:
-        dtype = parameter.dtype
-        if dtype is None:
-            return None
-        if dtype.name not in STORAGE_TYPES | SCALAR_TYPES:
-            known = closest(dtype.name, (*STORAGE_TYPES, *SCALAR_TYPES))
-            known = _TYPES_ELSEWHERE.get(dtype.name.lower(), known)
-            help_line = f"did you mean `{known}`?" if known else f"types are {_TYPES_IN_WORDS}"
-            self._refuse("N211", f"unknown type `{dtype.name}`", dtype.span, help=help_line)
-            return None
-        if dtype.name in SCALAR_TYPES and parameter.dims:
-            example = "int32" if dtype.name == "int" else "fp32"
-            fact = f"`{dtype.name}` is a scalar's type, and `{parameter.name.name}` is an array"
-            help_line = f"name a storage type: `{example}`"
-            self._refuse("N211", fact, dtype.span, help=help_line)
-            return None
-        return dtype.name
 
     # --- statements -------------------------------------------------------------------------------
 
@@ -349,8 +335,8 @@ class _DiagramCheck:
             and value.box in canonical.ids
             and not isinstance(self.space.graph[value.box], Constant | Index | Size)
         }
-        relabelled = self._relabel(_every_axis(diagram), placeable)
-        kept = tuple(each for each in sizes if each[0] in _every_axis(diagram))
+        relabelled = self._relabel(every_axis(diagram), placeable)
+        kept = tuple(each for each in sizes if each[0] in every_axis(diagram))
         if self.space.diagnostics:
             return None
         return verify(replace(diagram, sizes=kept, relabellings=relabelled))
@@ -374,8 +360,8 @@ class _DiagramCheck:
         )
 
     def _refuse_unsized(self, diagram: Diagram) -> None:
-        known = _sized_axes(diagram)
-        for axis in _every_axis(diagram):
+        known = sized_axes(diagram)
+        for axis in every_axis(diagram):
             if axis not in known:
                 help_line = "an argument must carry it, or be read at it"
                 fact = f"the size of axis `{axis}` cannot be found from the arguments"
@@ -385,40 +371,3 @@ class _DiagramCheck:
 
 def _dtype_name(parameter: syntax.Parameter) -> str | None:
     return parameter.dtype.name if parameter.dtype else None
-
-
-def _every_axis(diagram: Diagram) -> tuple[str, ...]:
-    counted = (box.axis for box in diagram.boxes if isinstance(box, Size))
-    return tuple(dict.fromkeys((*diagram.axes, *counted)))
-
-
-def _sized_axes(diagram: Diagram) -> set[str]:
-    """Return the axes whose length the arguments' shapes give, as they are or by one division."""
-    unknown = [set(dim) for argument in diagram.arguments for dim in argument.dims]
-    users: dict[str, list[set[str]]] = {}
-    for dim in unknown:
-        for axis in dim:
-            users.setdefault(axis, []).append(dim)
-    ready = [dim for dim in unknown if len(dim) == 1]
-    known: set[str] = set()
-    while ready:
-        for axis in tuple(ready.pop()):
-            known.add(axis)
-            for dim in users[axis]:
-                dim.discard(axis)
-                ready += [dim] if len(dim) == 1 else []
-    return known | {axis for axis, (read, _) in implied_sizes(diagram).items() if read in known}
-
-
-_TYPES_ELSEWHERE = {
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "float64": "fp64",
-    "double": "fp64",
-    "long": "int64",
-    "float8": "fp8e4m3",
-    "fp8": "fp8e4m3",
-}
-_TYPES_IN_WORDS = ", ".join((*STORAGE_TYPES, *SCALAR_TYPES))

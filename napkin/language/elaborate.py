@@ -13,21 +13,20 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from napkin.diagram import Index, Size, join_axes
+from napkin.diagram import Index, Size
 from napkin.language import syntax
-from napkin.language.calling import axes_in_words, match_axes, name_inner_axes
+from napkin.language.calling import match_axes, name_inner_axes
 from napkin.language.errors import Label, did_you_mean
 from napkin.language.indexing import read_element
+from napkin.language.judging import counts_fit, kinds_fit, reducible, too_many_axes
 from napkin.language.library import Function, Key, Library, unknown_function
 from napkin.language.source import Span
-from napkin.language.workspace import MAX_AXES, MAX_LEVELS, Scope, Site, TooLarge, Value, Workspace
-from napkin.operators import CALLS, INFIX, REDUCTIONS, Kind, PointwiseOperator
+from napkin.language.workspace import MAX_LEVELS, Scope, Site, TooLarge, Value, Workspace
+from napkin.operators import CALLS, INFIX, REDUCTIONS, PointwiseOperator
 
 # An expression whose value a step waits for, and the steps that lead to a value.
 Request = tuple[syntax.Expression, Scope]
 Steps = Generator[Request, Value | None, Value | None]
-
-_MAX_LABELS = 4
 
 
 @dataclass(slots=True)
@@ -143,51 +142,15 @@ class Elaborator:
         scope: Scope,
     ) -> Steps:
         values = yield from self._values(operands, scope)
-        if values is None or not self._kinds_fit(row, operands, values, scope):
+        if values is None or not kinds_fit(self.workspace, row, operands, values, scope):
             return None
         space = self.workspace
         if row.name == "neg" and (number := space.negated(values[0])) is not None:
             return space.made(space.graph.constant(number), span, scope)
-        if self._too_many_axes(values, span, scope):
+        if too_many_axes(self.workspace, values, span, scope):
             return None
         box = space.graph.pointwise(row.name, *(each.box for each in values))
         return space.made(box, span, scope)
-
-    def _kinds_fit(
-        self,
-        row: PointwiseOperator,
-        operands: Sequence[syntax.Expression],
-        values: Sequence[Value],
-        scope: Scope,
-    ) -> bool:
-        kinds = [self.workspace.kind(each) for each in values]
-        if row.name == "where":
-            wanted = [Kind.BOOL, *[Kind.BOOL if kinds[1] is Kind.BOOL else Kind.FLOAT] * 2]
-        else:
-            wanted = [row.takes or Kind.FLOAT] * row.arity
-        for operand, kind, want in zip(operands, kinds, wanted, strict=True):
-            if (kind is Kind.BOOL) != (want is Kind.BOOL):
-                self._refuse_kind(f"`{row.symbol}`", operand.span, kind, scope)
-                return False
-        return True
-
-    def _refuse_kind(self, taker: str, span: Span, kind: Kind, scope: Scope) -> None:
-        if kind is Kind.BOOL:
-            fact = f"{taker} takes numbers, not truth values"
-            help_line = "choose numbers by a truth value: `where(c, 1, 0)`"
-        else:
-            fact = f"{taker} takes truth values, not numbers"
-            help_line = "compare the number: `a != 0`"
-        label = Label(span, f"this is {kind.value}")
-        self.workspace.refuse(scope, "N210", fact, label, help=help_line)
-
-    def _too_many_axes(self, values: Sequence[Value], span: Span, scope: Scope) -> bool:
-        axes = join_axes([self.workspace.axes(each) for each in values])
-        if len(axes) <= MAX_AXES:
-            return False
-        fact = f"this has {len(axes)} axes, more than {MAX_AXES}"
-        self.workspace.refuse(scope, "N219", fact, Label(span))
-        return True
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -197,35 +160,15 @@ class Elaborator:
             return self._size(call, scope)
         if name in CALLS:
             row = CALLS[name]
-            if not self._counts_fit(call, scope, axes=0, arguments=row.arity):
+            if not counts_fit(self.workspace, call, scope, axes=0, arguments=row.arity):
                 return None
             return (yield from self._pointwise(row, call.arguments, call.span, scope))
         if name in REDUCTIONS or name == "mean":
             return (yield from self._reduction(call, scope))
         return (yield from self._function(call, scope))
 
-    def _counts_fit(
-        self, call: syntax.Call, scope: Scope, *, axes: int | None, arguments: int
-    ) -> bool:
-        """Judge the numbers of a call's axes (None: one or more) and arguments."""
-        name, given = call.function.name, len(call.arguments)
-        help_line = None
-        if axes is None and not call.axes:
-            fact, help_line = f"`{name}` needs axes", f"name them: `{name}[x](..)`"
-        elif axes is not None and len(call.axes) != axes:
-            taken = f"{axes or 'no'} {'axis' if axes == 1 else 'axes'}"
-            fact = f"`{name}` takes {taken}, {len(call.axes)} given"
-            if axes:
-                help_line = f"name them: `{name}[x](..)`"
-        elif given != arguments:
-            fact = f"`{name}` takes {_arguments(arguments)}, {given} given"
-        else:
-            return True
-        self.workspace.refuse(scope, "N212", fact, Label(call.span), help=help_line)
-        return False
-
     def _size(self, call: syntax.Call, scope: Scope) -> Value | None:
-        if not self._counts_fit(call, scope, axes=0, arguments=1):
+        if not counts_fit(self.workspace, call, scope, axes=0, arguments=1):
             return None
         argument = call.arguments[0]
         if isinstance(argument, syntax.Reference) and argument.name in scope.axes:
@@ -258,7 +201,7 @@ class Elaborator:
     # --- reductions -------------------------------------------------------------------------------
 
     def _reduction(self, call: syntax.Call, scope: Scope) -> Steps:
-        if not self._counts_fit(call, scope, axes=None, arguments=1):
+        if not counts_fit(self.workspace, call, scope, axes=None, arguments=1):
             return None
         name = "sum" if call.function.name == "mean" else call.function.name
         over = self._axes(call, scope)
@@ -266,7 +209,7 @@ class Elaborator:
         values = yield from self._values(factors, scope)
         if over is None or values is None:
             return None
-        if not self._reducible(call, over, factors, values, scope):
+        if not reducible(self.workspace, call, over, factors, values, scope):
             return None
         space = self.workspace
         box = space.graph.reduce(name, [each.box for each in values], over)
@@ -280,53 +223,6 @@ class Elaborator:
         for size in sizes[1:]:
             count = graph.pointwise("mul", count, size)
         return self.workspace.made(graph.pointwise("div", total.box, count), span, scope)
-
-    def _reducible(
-        self,
-        call: syntax.Call,
-        over: Sequence[str],
-        factors: Sequence[syntax.Expression],
-        values: Sequence[Value],
-        scope: Scope,
-    ) -> bool:
-        name = call.function.name
-        truths = name in REDUCTIONS and REDUCTIONS[name].takes is Kind.BOOL
-        for factor, value in zip(factors, values, strict=True):
-            kind = self.workspace.kind(value)
-            if (kind is Kind.BOOL) != truths:
-                self._refuse_kind(f"`{name}`", factor.span, kind, scope)
-                return False
-        if self._too_many_axes(values, call.span, scope):
-            return False
-        carried = {axis for each in values for axis in self.workspace.axes(each)}
-        for axis, label in zip(over, call.axes, strict=True):
-            if axis not in carried:
-                self._refuse_axis(name, axis, label, factors, values, scope)
-                return False
-        return True
-
-    def _refuse_axis(
-        self,
-        name: str,
-        axis: str,
-        label: syntax.Identifier,
-        factors: Sequence[syntax.Expression],
-        values: Sequence[Value],
-        scope: Scope,
-    ) -> None:
-        who = "the operand" if len(values) == 1 else "any operand"
-        carried = [axis for each in values for axis in self.workspace.axes(each)]
-        self.workspace.refuse(
-            scope,
-            "N203",
-            f"axis `{axis}` is not carried by {who} of `{name}`",
-            Label(label.span, "no operand has this axis" if len(values) > 1 else ""),
-            others=[
-                Label(factor.span, f"carries {axes_in_words(self.workspace.axes(value))}")
-                for factor, value in list(zip(factors, values, strict=True))[:_MAX_LABELS]
-            ],
-            help=did_you_mean(axis, carried),
-        )
 
     # --- definitions and diagrams -----------------------------------------------------------------
 
@@ -358,7 +254,7 @@ class Elaborator:
             axes, arguments = len(function.axes), len(function.parameters)
         else:
             axes, arguments = 0, len(function.head.arguments)
-        return self._counts_fit(call, scope, axes=axes, arguments=arguments)
+        return counts_fit(self.workspace, call, scope, axes=axes, arguments=arguments)
 
     def _find(self, call: syntax.Call, scope: Scope) -> Key | None:
         name = call.function.name
@@ -436,7 +332,3 @@ def _factors(expression: syntax.Expression) -> list[syntax.Expression]:
         else:
             factors.append(each)
     return factors
-
-
-def _arguments(count: int) -> str:
-    return f"{count} argument{'s' * (count != 1)}"

@@ -2,7 +2,8 @@
 
 In: a generated kernel's file, the name of its function and the types of its arguments. Out:
 `Resources`, what Triton's own compiler and NVIDIA's bundled assembler say of it. A generator is
-judged by three of them: no spills, no serialised wgmma, the expected instructions.
+judged by four of them: no spills, no serialised wgmma, the expected instructions, none that reads what
+nothing wrote.
 
 The compilation runs in a process of its own (`aot_worker.py`): this one may hold Triton's
 interpreter, and a fault in LLVM must not end it. Deliberately absent: how fast the kernel is, or
@@ -23,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from napkin.language.errors import Diagnostic, InternalError, NapkinError
+from napkin.runtime.unwritten import unwritten_reads
 
 Constant = int | float | bool | str | None
 
@@ -76,7 +78,7 @@ class Resources:
     `registers` are those at launch; a warp-specialised kernel moves them between its warps later.
     `instructions` counts machine instructions in the code, not executions, for each of `TRACKED`;
     `total_instructions` counts all. `warnings` are the assembler's, among them each "wgmma
-    serialized".
+    serialized". `unwritten` are instructions that may read a register which nothing has written.
     """
 
     registers: int
@@ -88,6 +90,7 @@ class Resources:
     warnings: tuple[str, ...]
     instructions: Mapping[str, int]
     total_instructions: int
+    unwritten: tuple[str, ...]
     compile_seconds: float
 
 
@@ -137,6 +140,7 @@ def describe(answer: Mapping[str, object]) -> Resources:
         warnings=tuple(line.strip() for line in log.splitlines() if _is_warning(line)),
         instructions={name: _count(opcodes, name) for name in TRACKED},
         total_instructions=len(opcodes),
+        unwritten=unwritten_reads(code),
         compile_seconds=float(str(answer["seconds"])),
     )
 

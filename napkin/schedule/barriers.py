@@ -70,16 +70,18 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """Take one of so many equal slices of a tile, along a chunk's positions."""
+class Ahead:
+    """Wait for the next chunk's slot, if there is one, and issue the contraction that it starts with.
 
-    tile: Tile
-    source: str
-    number: int
-    count: int
+    `is_first` says that it is the group's first chunk, before which there is none.
+    """
+
+    dot: Dot
+    slot: Slot
+    is_first: bool
 
 
-Sync = Await | Release | Finish | TakeTurn | PassTurn | Share | Slice
+Sync = Await | Release | Finish | TakeTurn | PassTurn | Share | Ahead
 Step = Operation | Sync
 
 

@@ -9,31 +9,28 @@ contraction reads its operands from slots of shared memory, its left one from re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import assert_never
 
 from napkin.emit.expressions import Define, Statement, inline
+from napkin.emit.gluon.masks import tests_apart
 from napkin.emit.gluon.names import GluonNames
-from napkin.emit.triton.body import BodyPrinter
+from napkin.emit.gluon.slots import SlotPrinter
 from napkin.emit.triton.spelling import TRITON_TYPES, as_integer, literal
 from napkin.language.errors import InternalError
 from napkin.operators import Kind
 from napkin.schedule.barriers import (
+    Ahead,
     Await,
     Finish,
     PassTurn,
     Release,
     Share,
-    Slice,
-    Slot,
     Step,
     Sync,
     TakeTurn,
 )
 from napkin.schedule.liveness import entry_of, reads
-from napkin.schedule.panels import panels_of
 from napkin.schedule.program import (
-    Array,
     Assign,
     Dot,
     Fill,
@@ -45,30 +42,28 @@ from napkin.schedule.program import (
     Tile,
     walk,
 )
-from napkin.schedule.warps import Ring, Specialised, Staged
+from napkin.schedule.warps import Specialised, Staged
 
-_SYNC = (Await, Release, Finish, TakeTurn, PassTurn, Share, Slice)
+_SYNC = (Await, Release, Finish, TakeTurn, PassTurn, Share, Ahead)
 
 
-class StepPrinter(BodyPrinter):
+class StepPrinter(SlotPrinter):
     """Prints lists of steps; tensors' rows are one consumer's share."""
 
     def __init__(
         self, kernel: Specialised, lane: str | None, names: GluonNames, *, approximate: bool
     ) -> None:
-        super().__init__(kernel.program, approximate=approximate)
-        self.kernel = kernel
+        super().__init__(kernel, names, approximate=approximate)
         self.lane = lane
-        self.words = names
-        self.rings = {ring.name: ring for ring in kernel.rings}
-        self.slots = dict(kernel.slots)
         self.dots = [op for op in walk(self.program.operations) if isinstance(op, Dot)]
         self.staged = {each.store.array: each for each in kernel.staged}
-        self.cuts = dict(kernel.cuts)
         self.carried = self._carried()
-        self.bound: set[str] = set()
-        self.panels = panels_of(self.program)
         self.issued: list[int] = []  # asynchronous contractions of every `Dot` of a list
+
+    @property
+    def tests_apart(self) -> bool:
+        """Whether the form's masks are tested a comparison at a time."""
+        return self.kernel.tests_apart and super().tests_apart
 
     def _carried(self) -> dict[str, Tile]:
         """Return the operands in registers that are carried over to the next chunk."""
@@ -79,14 +74,14 @@ class StepPrinter(BodyPrinter):
     def print_steps(self, steps: Sequence[Step]) -> None:
         """Print operations, single-use computations inside their reader, and what stands between them."""
         self.bound, self.issued = set(), []
-        operations: list[Operation] = [each for each in steps if not isinstance(each, _SYNC)]
-        cut = {each.source for each in steps if isinstance(each, Slice)}
-        statements = inline(operations, self._read_elsewhere(operations) | cut)
+        kept = self._read_elsewhere([each for each in steps if not isinstance(each, _SYNC)])
+        steps = tests_apart(steps, kept) if self.tests_apart else steps
+        statements = inline([each for each in steps if not isinstance(each, _SYNC)], kept)
         place = 0
         for each in steps:
             if isinstance(each, _SYNC):
                 self._sync(each)
-            elif place < len(statements) and _stands_for(statements[place], each):
+            elif place < len(statements) and stands_for(statements[place], each):
                 self._statement(statements[place])
                 place += 1
 
@@ -130,78 +125,12 @@ class StepPrinter(BodyPrinter):
                 self._line(f"_take_turn({words.consumer}, CONSUMERS)")
             case PassTurn():
                 self._line(f"_pass_turn({words.consumer}, CONSUMERS)")
-            case Slice():
-                self._slice(each)
-            case Share():
-                raise InternalError("what consumers share is printed by a printer of its own")
+            case Share() | Ahead():
+                raise InternalError("what adds to an output is printed by a printer of its own")
             case _:
                 assert_never(each)
 
-    def _slice(self, each: Slice) -> None:
-        """Print one of the slices of a tile's columns, or of the positions that a slot holds."""
-        self.tiles[each.tile.name], dims = each.tile, each.tile.dims
-        is_row = len(dims) == 1  # read from its slot whole, as no contraction's operand is
-        if each.source not in self.slots or is_row:
-            place = f"{each.number}, {each.count.bit_length() - 1}, {self.layout(dims)}"
-            text = self._helper("slice", "_slice", [each.source, place])
-        else:
-            self._bind_slot(each.source)
-            self.bound.add(each.tile.name)
-            axis = next(axis for axis, dim in enumerate(dims) if dim in self.cuts)
-            width = self._block(dims[axis])
-            text = f"{each.source}.slice({each.number} * {width}, {width}, dim={axis})"
-        self._line(f"{each.tile.name} = {text}")
-
-    def _slot(self, slot: Slot) -> tuple[str, str]:
-        """Return a slot's index and the phase of its full barrier."""
-        words, ring = self.words, self.rings[slot.ring]
-        if ring.resident:
-            return self.resident_slot(ring)
-        if slot.age:
-            return words.last_slot, words.last_phase
-        return words.slot, words.phase
-
-    def resident_slot(self, ring: Ring) -> tuple[str, str]:
-        """Return the slot and the phase of a ring that is filled once a group."""
-        if ring.slots > self._filled(ring):
-            return self.words.places[ring.name]
-        return (self.words.consumer if ring.by_rows else "0"), f"({self.words.turn} & 1)"
-
-    def print_ring_place(self, ring: Ring) -> None:
-        """Print the slot and the phase of a resident ring that holds more than one group's tiles."""
-        if ring.slots <= self._filled(ring):
-            return
-        words, count = self.words, self.words.counts[ring.name]
-        slot, phase = words.places[ring.name]
-        number = f"({words.turn} * CONSUMERS + {words.consumer})" if ring.by_rows else words.turn
-        self._line(f"{slot} = {number} % {count}")
-        self._line(f"{phase} = {number} // {count} & 1")
-
-    def _filled(self, ring: Ring) -> int:
-        """Return the slots of a resident ring that a group fills."""
-        return self.kernel.consumers if ring.by_rows else 1
-
     # --- shapes and layouts -------------------------------------------------------------------------
-
-    def box(self, array: Array, *, by_rows: bool) -> tuple[str, ...]:
-        """Return the box of an array that one copy moves: extents by name, 1 along scalar axes."""
-        return tuple(
-            "1" if self.program.axis(axis).dim is None else self._box_extent(axis, by_rows=by_rows)
-            for axis in array.axes
-        )
-
-    def _box_extent(self, key: str, *, by_rows: bool) -> str:
-        """Return the extent of a box along a dim by name: a panel's width, where it lies in panels."""
-        found = self.words.panels.get(key)
-        return self._extent_of(key, by_rows=by_rows) if found is None else found
-
-    def panel_count(self, ring: Ring) -> int:
-        """Return the boxes that make up a tile in a slot."""
-        return prod(self.panels[dim].count for dim in ring.load.tile.dims if dim in self.panels)
-
-    def _extent_of(self, key: str, *, by_rows: bool = True) -> str:
-        """Return the extent of a dim (or axis) by name: a consumer holds its share of the rows."""
-        return "ROWS" if by_rows and key == self.kernel.rows else self._block(key)
 
     def _shape(self, dims: Sequence[str]) -> str:
         return f"[{', '.join(self._extent_of(dim) for dim in dims)}]"
@@ -244,33 +173,6 @@ class StepPrinter(BodyPrinter):
             case _:
                 super()._statement(each)
 
-    def _bind_slot(self, name: str) -> None:
-        """Name the slot that a contraction reads as a matrix, once a list."""
-        slot = self.slots.get(name)
-        if slot is None or name in self.bound or self.rings[slot.ring].resident:
-            return
-        self.bound.add(name)
-        self.view(name, self.rings[slot.ring], self._slot(slot)[0])
-
-    def box_number(self, ring: Ring, slot: str, panel: str) -> str:
-        """Return a box's number in a ring: a streamed slot by rows holds those of every consumer."""
-        count = self.panel_count(ring)
-        if not ring.resident and ring.by_rows:
-            slot = f"{slot} * CONSUMERS + {self.words.consumer}"
-            slot = f"({slot})" if count > 1 else slot
-        return slot if count == 1 else f"{slot} * {count} + {panel}"
-
-    def view(self, name: str, ring: Ring, slot: str) -> None:
-        """Name a slot as a matrix."""
-        dims = ring.load.tile.dims
-        shape = tuple(self._box_extent(dim, by_rows=ring.by_rows) for dim in dims)
-        for panel, part in enumerate(self.words.panel_tiles.get(name, (name,))):
-            number = self.box_number(ring, slot, str(panel))
-            text = f"{self.words.buffers[ring.name]}.index({number})"
-            if shape != self.box(self.program.array(ring.load.array), by_rows=ring.by_rows):
-                text += f".reshape([{', '.join(shape)}])"
-            self._line(f"{part} = {text}")
-
     def _assign(self, each: Assign) -> None:
         target = self.carried.get(each.target)
         if target is None:
@@ -309,8 +211,7 @@ class StepPrinter(BodyPrinter):
     def _turned(self, part: str, dot: Dot, side: str, place: int) -> str:
         """Return a side's part as it is contracted: transposed unless its dim `place` is the one."""
         dims = self.rings[self.slots[side].ring].load.tile.dims
-        is_so = dims[place] == self.cuts.get(dot.over, dot.over)
-        return part if is_so else f"{part}.permute((1, 0))"
+        return part if dims[place] == dot.over else f"{part}.permute((1, 0))"
 
     def _left(self, dot: Dot) -> str:
         if dot.left in self.slots:
@@ -337,9 +238,7 @@ class StepPrinter(BodyPrinter):
 
     def _fold(self, each: Fold) -> str:
         if self.lane in each.tile.dims:
-            text = self._helper("lane_sum", "_lane_sum", [each.source])
-            is_home = self.tiles[each.source].dims == self.home()
-            return text if is_home else f"tl.convert_layout({text}, {self.layout(each.tile.dims)})"
+            return self._helper("lane_sum", "_lane_sum", [each.source])
         text = super()._fold(each)
         if each.tile.dims == (self.kernel.rows,) and self.tiles[each.source].dims != self.home():
             return f"tl.convert_layout({text}, {self.words.row_layout})"
@@ -390,7 +289,7 @@ class StepPrinter(BodyPrinter):
             self._line("tma.store_wait(0)")
 
 
-def _stands_for(statement: Statement, operation: Operation) -> bool:
+def stands_for(statement: Statement, operation: Operation) -> bool:
     """Return whether a statement is an operation, or the expression that ends in it."""
     if isinstance(statement, Define):
         return not isinstance(operation, Assign | Store) and _tile(operation) is statement.tile

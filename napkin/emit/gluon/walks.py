@@ -6,28 +6,14 @@ In: a `Specialised` kernel and its names. Out: a printer of ranges, from the las
 from __future__ import annotations
 
 from napkin.emit.gluon.dispatch import DispatchPrinter
-from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import Loop
 
 
 class WalkPrinter(DispatchPrinter):
     """Prints the ranges of loops over chunks."""
 
-    def _walks(self) -> list[str]:
-        """Return the positions of a group's chunks, from the last to the first, as the producer walks them.
-
-        Where a chunk is cut in slices no chunk stands by itself, and no chunk may be there at all: the loops
-        are walked as consumers walk them, unless those have bounds of their own between the loops.
-        """
-        loops = [each.loop for each in self.kernel.chunks]
-        known = {writes(op) for op in self.kernel.place}
-        own = {name for loop in loops for name in reads(loop)} - known
-        if not self.kernel.cuts or own:
-            return [self._all_chunks()]
-        return [self._range(self._from_end(loop), loop) for loop in loops]
-
     def _all_chunks(self) -> str:
-        """Return the positions of a group's chunks as one walk."""
+        """Return the positions of a group's chunks as one walk, as the producer walks them."""
         first, lowest = self.kernel.chunks[0], self.kernel.chunks[-1].loop
         start = self._leaf(first.loop.start, ()) if first.is_single else self._from_end(first.loop)
         return self._range(start, lowest)

@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch._functorch.config
 import triton
 from peers import EXAMPLES, FLEX, FORWARD, WORKERS, Case, data_of, left_flops
@@ -122,7 +123,8 @@ def compile_all(cases: list[Case]) -> None:
 
 
 def run(case: Case) -> Row:
-    """Measure a case."""
+    """Measure a case; what torch has compiled for others would have FlexAttention run uncompiled."""
+    torch._dynamo.reset()
     calls = backwards_of(case)
     results = {name: call() for name, call in calls.items()}
     own = results["napkin"]

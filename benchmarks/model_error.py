@@ -1,9 +1,10 @@
 """How far the predictor is off: every example by head size and length, on the GPU at hand.
 
-    python benchmarks/model_error.py [--json F] > benchmarks/results/DATE-model-error.md
+    python benchmarks/model_error.py [--json F] [--ahead FOLDER] > benchmarks/results/DATE-model-error.md
 
 16k tokens in all, hidden size 2048, bf16; where an example has no head or no length, its own sizes. Every
-plan as it is chosen, and its plain loop where another form was chosen. Beside the predictor's error stands
+plan as it is chosen, and its plain loop where another form was chosen. What was planned and compiled ahead
+(`ahead.py`) is timed as it was then predicted. Beside the predictor's error stands
 the plain roofline's: contractions at the data sheet's rate, or every array once, whichever takes longer.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 import triton
+from ahead import find_ahead, jobs_ahead, settle
 from sweep import Compiled, Job, Point, Timing, compile_all, grid, pool, time_job
 
 from napkin.runtime.gpus import machine_at_hand
@@ -102,11 +104,15 @@ def layout(kernel: KernelPlan) -> str:
     return f"{tiles} w{kernel.warps} s{kernel.stages}"
 
 
-def measured_rows(machine: str) -> Iterator[Row | str]:
+def measured_rows(machine: str, ahead: str | None) -> Iterator[Row | str]:
     """Yield a row for every job, or what went wrong with it."""
-    with pool(os.cpu_count() or 1) as workers:
-        planned = workers.map(jobs_of, grid(), [machine] * len(grid()))
-        compiled = list(compile_all((job for jobs in planned for job in jobs), workers))
+    if ahead:
+        settle(ahead)
+        find_ahead(ahead)
+    with pool(os.cpu_count() or 1, ahead) as workers:
+        planned = workers.map(jobs_of, grid(), [machine] * len(grid())) if not ahead else ()
+        jobs = jobs_ahead(ahead) if ahead else (job for jobs in planned for job in jobs)
+        compiled = list(compile_all(jobs, workers))
     compiled.sort(key=lambda each: (str(each.job.point), each.job.what))
     for each in compiled:
         if each.failure:
@@ -137,14 +143,16 @@ def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="add the rows to this file, a line of JSON each")
-    target = parser.parse_args().json
+    parser.add_argument("--ahead", help="the folder in which `ahead.py` compiled the grid")
+    given = parser.parse_args()
+    target = given.json
     machine = machine_at_hand()
     print(f"# How far the predictor is off, on {torch.cuda.get_device_name()}\n")
     print(f"{datetime.date.today()}, torch {torch.__version__}, triton {triton.__version__}, bf16,")
     print("random data, cold L2. Command: `python benchmarks/model_error.py`.")
     print(f"{machine.calibrated or 'Figures as shipped'}.\n")
     found: list[Row | str] = []
-    for each in measured_rows(machine.name):
+    for each in measured_rows(machine.name, given.ahead):
         found.append(each)
         if target and isinstance(each, Row):
             with target.open("a", encoding="utf-8") as lines:

@@ -154,6 +154,7 @@ def compile_ahead(case: Case) -> None:
 
 def run(case: Case) -> Measurement:
     """Measure a case against those of its libraries that are installed."""
+    torch._dynamo.reset()  # a function compiled for more shapes than torch's limit would run uncompiled
     plan = case.plan()
     return measure(plan, contenders_of(case, plan), given=data_of(case))
 

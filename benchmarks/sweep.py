@@ -9,7 +9,7 @@ GPU idles a while, so that a short kernel does not wait for its launch.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from statistics import median
 from typing import Any
 
 import torch
+from ahead import find_ahead
 
 from napkin.api import load
-from napkin.runtime.data import axis_lengths, random_arguments
+from napkin.runtime.data import axis_lengths, indexing_arguments, random_arguments
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.plan import Plan
@@ -30,10 +31,12 @@ TOKENS, HIDDEN = 16384, 2048
 HEADS, LENGTHS = (64, 128, 256), (1024, 4096, 16384)
 ATTENTIONS = (
     "attention", "causal", "alibi", "softcap", "sinks", "document", "window", "gqa", "sigmoid", "spherical",
-    "relative_bias", "attention_lse", "differential",
+    "relative_bias", "attention_lse", "differential", "fading", "packed", "gemma", "llama",
 )  # fmt: skip
 OTHERS = ("matmul", "chain", "mlp", "gated_mlp", "rmsnorm_linear", "layernorm_linear", "cross_entropy",
           "softmax", "layernorm")  # fmt: skip
+
+_GROUPED = {"gqa": 4, "llama": 4, "gemma": 2}  # heads of queries for one of keys
 
 _PATIENCE_S = 300  # for all jobs to compile and to run once
 _FEWEST, _MOST = 10, 500  # timed runs
@@ -74,9 +77,9 @@ def _lengths(example: str, head: int | None, length: int) -> dict[str, int]:
     sizes = {"b": TOKENS // length, "h": heads, "q": length, "x": length, "d": head, "v": head}
     if example == "differential":
         return sizes | {"d": head // 2}
-    if example == "gqa":
+    if example in _GROUPED:
         del sizes["h"]
-        return sizes | {"k": heads // 4, "g": 4}
+        return sizes | {"k": heads // _GROUPED[example], "g": _GROUPED[example]}
     return sizes
 
 
@@ -108,9 +111,11 @@ class Compiled:
     failure: str
 
 
-def pool(processes: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes, which may use a GPU."""
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+def pool(processes: int, ahead: str | None = None) -> ProcessPoolExecutor:
+    """Return a pool of fresh processes, which may use a GPU, and find the kernels of a folder (`ahead`)."""
+    context = multiprocessing.get_context("spawn")
+    found = (find_ahead, (ahead,)) if ahead else (None, ())
+    return ProcessPoolExecutor(processes, context, *found)
 
 
 def compile_all(jobs: Iterable[Job], workers: ProcessPoolExecutor) -> Iterator[Compiled]:
@@ -146,26 +151,39 @@ def _call(job: Job, text: str) -> Callable[[], Any]:
     diagram = job.plan.diagram
     sizes = axis_lengths(diagram, dict(job.plan.sizes))
     arguments = random_arguments(diagram, sizes, dtype=job.plan.dtype, device="cuda")
-    for name, axis in bounding(job.plan).items():
+    for name, value in unmasked(job.plan).items():
         if name in arguments:
-            arguments[name].fill_(sizes[axis])
+            arguments[name].fill_(value)
     entry = load_kernel(text, diagram)
     given = [arguments[each.name] for each in diagram.arguments]
     return lambda: entry(*given)
 
 
-def bounding(plan: Plan) -> dict[str, str]:
-    """Return the arrays whose values bound a stream, with its axis: they are filled with its length."""
-    found: dict[str, str] = {}
+def unmasked(plan: Plan) -> dict[str, int]:
+    """Return the whole numbers that decide a mask, with values at which it masks nothing, as predicted.
+
+    Labels that are compared with one another are alike; what bounds a stream leaves all of it.
+    """
+    labels = [each.name for each in plan.diagram.arguments if each.dtype == "int32" and each.dims]
+    found = dict.fromkeys(set(labels) - {name for name, _ in indexing_arguments(plan.diagram)}, 0)
     for kernel in plan.kernels:
         operations = walk(kernel.program.operations)
-        needed: dict[str, str] = {}
+        needed = _outer_ends([op for op in operations if isinstance(op, Loop)], dict(kernel.sizes))
         for op in reversed(operations):
-            axis = op.axis if isinstance(op, Loop) else needed.get(writes(op) or "")
-            if axis is not None:
-                needed |= dict.fromkeys(reads(op), axis)
-                found |= {op.array: axis} if isinstance(op, Load) else {}
+            bound = needed.get(writes(op) or "")
+            if bound is not None and not isinstance(op, Loop):
+                needed |= dict.fromkeys(reads(op), bound)
+                found |= {op.array: bound} if isinstance(op, Load) else {}
     return found
+
+
+def _outer_ends(loops: Sequence[Loop], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return what the first loop over an axis starts at and the last one stops at, where it is computed."""
+    first = {loop.axis: loop.start for loop in reversed(loops)}
+    last = {loop.axis: loop.stop for loop in loops}
+    ends = [(name, 0) for name in first.values()]
+    ends += [(name, sizes[axis]) for axis, name in last.items()]
+    return {name: bound for name, bound in ends if isinstance(name, str)}
 
 
 def _resources(text: str, job: Job) -> Iterator[tuple[int, int, int]]:

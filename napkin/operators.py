@@ -164,7 +164,8 @@ POINTWISE: dict[str, PointwiseOperator] = {
         PointwiseOperator(
             "exp2", "exp2", 1, _quiet(np.exp2), "tl.exp2({0})", 0, _FLOAT, fp32=0, sfu=1
         ),
-        PointwiseOperator("log", "log", 1, _quiet(np.log), "tl.log({0})", 0, _FLOAT, fp32=1, sfu=1),
+        # A polynomial, as the compiler's machine code has it: no special function unit gives all its digits.
+        PointwiseOperator("log", "log", 1, _quiet(np.log), "tl.log({0})", 0, _FLOAT, fp32=18),
         PointwiseOperator(
             "log2", "log2", 1, _quiet(np.log2), "tl.log2({0})", 0, _FLOAT, fp32=0, sfu=1
         ),

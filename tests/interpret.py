@@ -5,6 +5,7 @@
     python -m tests.interpret names                           the same for hostile names
     python -m tests.interpret gradients MACHINE NAME..        the same for the backward of examples
     python -m tests.interpret adding MACHINE                  the same for sums added up in memory
+    python -m tests.interpret far                             the same far from where exp(0 - x) is finite
     python -m tests.interpret random FIRST COUNT              random diagrams, counted; 1 if wrong
 
 `test_interpreter` starts it and judges what it prints.
@@ -69,6 +70,8 @@ def main() -> int:
         return run_gradients(rest[0], rest[1:])
     if what == "adding":
         return run_adding(rest[0])
+    if what == "far":
+        return run_far()
     return run_random(int(rest[0]), int(rest[1]))
 
 
@@ -248,6 +251,42 @@ def run_adding(machine: str) -> int:
         got = call(load_kernel(emit_triton(plan), diagram), diagram, given, "fp32")
         errors = {n: relative_error(got[n], want) for n, want in reference(diagram, given).items()}
         show(score=score, deterministic=plan.is_deterministic, errors=errors)
+    return 0
+
+
+def run_far() -> int:
+    """Run attention and its backward in fp32 where all scores are about 300, or about -300.
+
+    A row's logsumexp then is as far from 0, and the keys past the last one, which are read as 0, are not.
+    """
+    gradient = differentiate(shipped("attention"))
+    sizes = {"b": 1, "h": 1, "q": 40, "x": 100, "d": 64, "v": 64}
+    for sign in (1, -1):
+        arrays = arguments_of(gradient.forward, sizes, {}, 0)
+        arrays |= {"Q": 6 + arrays["Q"] / 10, "K": sign * (6 + arrays["K"] / 10)}
+        outputs = reference(gradient.forward, arrays)
+        given = dict(backward_arguments(gradient, arrays, outputs, seeds_of(gradient, outputs)))
+        for way, diagram, arguments in (
+            ("forward", gradient.forward, arrays),
+            ("in order", gradient.backward, given),
+            ("in one pass", gradient.backward, given),
+        ):
+            if way == "in one pass":
+                heads = (("d", sizes["d"]), ("v", sizes["v"]))
+                plan = adding(replace(diagram, sizes=heads), "hopper", "fp32")
+            else:
+                plan = make_plan(
+                    derive(diagram),
+                    load_machine("hopper"),
+                    sizes=sizes,
+                    dtype="fp32",
+                    deterministic=True,
+                )
+            want = reference(diagram, arguments)
+            kernel = load_kernel(emit_triton(plan.plain), diagram)
+            got = call(kernel, diagram, arguments, "fp32")
+            errors = {name: relative_error(got[name], each) for name, each in want.items()}
+            show(sign=sign, way=way, ordered=plan.is_deterministic, errors=errors)
     return 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from napkin.schedule.barriers import Await, Finish, Release, Share, Slot, Step
+from napkin.schedule.barriers import Ahead, Await, Finish, Release, Share, Slot, Step
 from napkin.schedule.program import Dot, Load
 from napkin.schedule.warps import Specialised
 from tests.programs import diagram_of
@@ -16,7 +16,7 @@ from tests.test_adding import SCORES, text_of
 from tests.test_gluon_adding import forms_of, kernel_of
 from tests.test_specialise import Fault, Shared
 
-PARTS = ("parts", 0)  # the tile that consumers share
+PARTS = "parts"  # the tile that consumers share
 
 Waiting = Iterator[tuple[str, tuple[str, int], int]]
 
@@ -55,24 +55,26 @@ class Consumer:
     def run(self, groups: Sequence[Sequence[int]]) -> Waiting:
         form = self.shared.form
         for self.turn, counts in enumerate(groups):
-            yield from self.do(form.prelude)
+            left = sum(counts)
+            yield from self.do(form.prelude, left)
             for chunks, count in zip(form.chunks, counts, strict=True):
                 for _ in range(count):
-                    yield from self.do(chunks.steps)
+                    left -= 1
+                    yield from self.do(chunks.steps, left)
                     self.step += 1
-            yield from self.do(form.drain)
+            yield from self.do(form.drain, 0)
             assert not self.running
 
-    def place(self, slot: Slot) -> tuple[tuple[str, int], int, object]:
+    def place(self, slot: Slot, ahead: int = 0) -> tuple[tuple[str, int], int, object]:
         ring = self.shared.ring(slot.ring)
         if ring.resident:
             number = self.turn * self.shared.form.consumers + self.me if ring.by_rows else self.turn
             return (ring.name, number % ring.slots), number // ring.slots & 1, ("group", number)
-        at = self.step
+        at = self.step + ahead
         return (ring.name, at % ring.slots), at // ring.slots & 1, ("step", at)
 
-    def do(self, steps: Sequence[Step]) -> Waiting:
-        """Do some steps."""
+    def do(self, steps: Sequence[Step], left: int) -> Waiting:
+        """Do some steps; so many chunks of the group are left behind the one at hand."""
         shared = self.shared
         for each in steps:
             match each:
@@ -85,6 +87,12 @@ class Consumer:
                     names = [name for name in (each.left, each.right) if name in self.slots]
                     read = [self.read(self.place(self.slots[name])) for name in names]
                     self.running.append(read if each.left in names else [*read, self.shares(each)])
+                case Ahead() if left:
+                    where, phase, wanted = self.place(each.slot, ahead=not each.is_first)
+                    yield "full", where, phase
+                    self.running.append([self.read((where, phase, wanted))])
+                case Ahead():
+                    self.running.append([])  # what it reads is nobody's, and what it gives
                 case Load() if each.tile.name in self.slots:
                     self.read(self.place(self.slots[each.tile.name]), keep=False)
                 case Finish():
@@ -93,9 +101,11 @@ class Consumer:
                         for where in self.running.pop(0):
                             shared.readers[where] -= 1
                 case Share():
-                    yield from self.meet()
-                    if shared.readers.get(PARTS):
+                    if shared.form.parts[each.number].slots == 1:
+                        yield from self.meet()
+                    if shared.readers.get(self.parts):
                         raise Fault("a shared tile is overwritten while it is read")
+                    shared.holds[f"{PARTS} of {self.me}", self.slot] = self.step
                     yield from self.meet()
                 case _:
                     pass
@@ -111,9 +121,23 @@ class Consumer:
 
     def shares(self, dot: Dot) -> tuple[str, int]:
         """Return what a contraction reads besides: the tile that consumers share, or a register's."""
-        where = PARTS if dot.over == self.shared.form.rows else ("registers", self.me)
+        where = ("registers", self.me)
+        if dot.over == self.shared.form.rows:
+            where = self.parts
+            both = range(self.shared.form.consumers)
+            held = [self.shared.holds.get((f"{PARTS} of {me}", self.slot)) for me in both]
+            if any(each != self.step for each in held):
+                raise Fault("a shared tile is not the step's own")
         self.shared.readers[where] = self.shared.readers.get(where, 0) + 1
         return where
+
+    @property
+    def slot(self) -> int:
+        return self.step % self.shared.form.parts[0].slots
+
+    @property
+    def parts(self) -> tuple[str, int]:
+        return PARTS, self.slot
 
     def meet(self) -> Waiting:
         self.shared.turns[self.me] = self.shared.turns.get(self.me, 0) + 1
@@ -169,8 +193,14 @@ def test_the_simulation_sees_a_step_that_is_left_out(lost: type[Step]) -> None:
         simulate_often(replace(form, chunks=chunks))
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_shared_tile_has_room_for_one_chunk_or_for_two(slots: int) -> None:
+    form = form_of(SCORES[0])
+    simulate_often(replace(form, parts=tuple(replace(each, slots=slots) for each in form.parts)))
+
+
 class Hasty(Consumer):
-    """A consumer that meets the other only once it has written."""
+    """A consumer that skips every other meeting."""
 
     def meet(self) -> Waiting:
         self.meetings = getattr(self, "meetings", 0) + 1
@@ -178,9 +208,24 @@ class Hasty(Consumer):
             yield from super().meet()
 
 
-def test_a_tile_shared_before_all_have_read_the_last_one_is_seen() -> None:
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_tile_shared_before_all_have_read_the_last_one_is_seen(slots: int) -> None:
+    form = form_of(SCORES[0])
+    form = replace(form, parts=tuple(replace(each, slots=slots) for each in form.parts))
     with pytest.raises(Fault, match="shared tile"):
-        simulate_often(form_of(SCORES[0]), Hasty)
+        simulate_often(form, Hasty)
+
+
+def test_a_contraction_ahead_that_does_not_wait_for_its_tile_is_seen() -> None:
+    class Careless(Consumer):
+        """A consumer that issues the next chunk's contraction at once."""
+
+        def place(self, slot: Slot, ahead: int = 0) -> tuple[tuple[str, int], int, object]:
+            where, phase, wanted = super().place(slot, ahead)
+            return where, phase ^ bool(ahead), wanted
+
+    with pytest.raises(Fault):
+        simulate_often(form_of(SCORES[0]), Careless)
 
 
 def simulate_often(form: Specialised, kind: type[Consumer] = Consumer) -> None:

@@ -13,10 +13,11 @@ from importlib.util import find_spec
 import pytest
 
 from napkin.algebra.derive import derive
+from napkin.algebra.gradient import differentiate
 from napkin.machine import load_machine
 from napkin.runtime.inspect import Inspection, inspect_plan
 from napkin.schedule.plan import KernelPlan, make_plan
-from napkin.schedule.program import Dot, walk
+from napkin.schedule.program import Dot, Loop, Store, walk
 from tests.programs import EXAMPLES, example
 
 pytestmark = pytest.mark.skipif(
@@ -31,56 +32,34 @@ SERIALISED = tuple(f"C75{number}" for number in range(10, 16))
 SPILLS = {
     ("attention_block_5", "ampere"): 384,  # a sum over heads in a loop of its own, by four warps
     ("differential", "ampere"): 128,  # two maps of scores at a time
+    ("document", "ampere"): 288,  # bounds of two loops and the labels of both sides
     ("fading", "ampere"): 96,  # distances and their logarithms beside the scores
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
+    ("softcap", "ampere"): 16,
 }
 # Shared memory is what is predicted, to the byte, but for these: what is past the prediction.
 BESIDE = {
-    ("relative_bias", "hopper"): 2048,  # what is read at computed positions goes to another layout
-    ("relative_bias", "ampere"): 16384,
-    ("document", "ampere"): 256,  # row terms go from one layout to another
+    ("document", "ampere"): 512,  # row terms go from one layout to another
+    ("paged_decode", "ampere"): 512,
     ("mla", "hopper"): -2064,  # weights change hands where the queries did before
-    ("differential_1", "ampere"): 8192,  # scores go to memory in whole vectors
-    ("decode_merge", "hopper"): 8184,  # a fold across warps where nothing is contracted
-    ("decode_merge", "ampere"): 496,
-    ("cross_entropy_merge", "hopper"): 136,
-    ("cross_entropy_merge", "ampere"): 256,
-    ("mla_merge", "hopper"): 8184,
     ("mla", "ampere"): -65536,  # one of two rings is not made
 }
 # Registers farther off than `NEAR`: the kernel takes more (its products are computed, and their
 # operands converted, while an accumulator is held) or fewer (ptxas holds one operand at a time).
 NEAR, FEW = 0.10, 20
 REGISTERS_OFF = {
-    ("alibi", "hopper"),  # 151 where 179 are predicted
     ("attention_block_1", "hopper"),  # 184 where 156 are predicted: a head beside its rows
     ("attention_block_2", "hopper"),
     ("attention_block_5", "ampere"),  # 255 where 208 are predicted
-    ("causal", "ampere"),  # 216 where 241 are predicted, and its like
-    ("gqa", "ampere"),
-    ("sigmoid", "ampere"),
-    ("sinks", "ampere"),
-    ("softcap", "ampere"),
-    ("attention_lse", "ampere"),
-    ("cross_entropy", "hopper"),  # 244 where 156 are predicted: exponentials of 256 columns
-    ("cross_entropy", "ampere"),
-    ("cross_entropy_segments", "hopper"),  # 127 where 157 are predicted
-    ("cross_entropy_segments", "ampere"),
-    ("decode", "ampere"),  # 245 where 184 are predicted: copies by pointer of bundled rows
-    ("decode_segments", "ampere"),
-    ("differential", "ampere"),  # 244 where 193 are predicted: two maps of scores at a time
+    ("cross_entropy_segments", "hopper"),  # 191 where 221 are predicted
+    ("cross_entropy_segments", "ampere"),  # more: exponentials of all columns
+    ("decode_segments", "ampere"),  # 255 where 225 are predicted: copies by pointer of bundled rows
+    ("document", "hopper"),  # 194 where 155 are predicted: labels of both sides
     ("document_hull", "hopper"),  # more: a chunk of positions is wide
     ("document_hull", "ampere"),
-    ("gated_mlp", "ampere"),  # fewer
-    ("gemma", "hopper"),  # 237 where 211 are predicted
     ("mla", "ampere"),  # fewer
-    ("mla_segments", "hopper"),
-    ("mlp_1", "ampere"),  # more: the GELU's own
-    ("paged_decode", "hopper"),  # fewer: what is read by pages is not held in registers
+    ("paged_decode", "hopper"),  # more: pages' addresses
     ("paged_decode", "ampere"),
-    ("relative_bias", "hopper"),  # fewer
-    ("relative_bias", "ampere"),  # more
-    ("rmsnorm_linear", "hopper"),  # fewer
 }
 
 
@@ -92,9 +71,28 @@ def test_a_kernel_is_what_its_plan_said(name: str, machine: str) -> None:
         check_instructions(kernel, found)
 
 
+def test_a_backward_s_kernels_fit_in_the_shared_memory_that_was_said() -> None:
+    backward = differentiate(example("mlp")).backward
+    plan = make_plan(derive(backward), load_machine("hopper"), deterministic=True).plain
+    stepped = [
+        (kernel, found)
+        for kernel, found in zip(plan.kernels, inspect_plan(plan), strict=True)
+        if any(isinstance(op, Dot) for op in walk(kernel.program.operations))
+    ]
+    assert any(stores_in_steps(kernel) for kernel, _ in stepped)
+    for _, found in stepped:
+        assert found.resources.shared_bytes <= found.prediction.shared_bytes, str(found)
+
+
+def stores_in_steps(kernel: KernelPlan) -> bool:
+    loops = [op for op in walk(kernel.program.operations) if isinstance(op, Loop)]
+    return any(isinstance(op, Store) for loop in loops for op in loop.body)
+
+
 def check_resources(key: tuple[str, str], kernel: KernelPlan, found: Inspection) -> None:
     """Compare shared memory, spills and registers with the prediction."""
     resources, said = found.resources, found.prediction
+    assert resources.unwritten == ()
     assert resources.shared_bytes <= kernel.machine.limits.shared_per_block, str(found)
     assert resources.shared_bytes == said.shared_bytes + BESIDE.get(key, 0), str(found)
     assert found.spills <= SPILLS.get(key, 0), str(found)

@@ -15,6 +15,7 @@ from napkin.cli import main
 
 ROOT = Path(__file__).parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.napkin")
+MATMUL = str(ROOT / "examples" / "matmul.napkin")
 VERBS = [
     "check",
     "derive",
@@ -140,16 +141,32 @@ def test_the_block_that_plan_prints_fixes_the_same_plan(tmp_path: Path, capsys: 
 def test_on_ampere_the_block_that_plan_prints_fixes_the_same_plan(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    assert status_of("plan", ATTENTION, "--machine", "a100") == 0
+    assert status_of("plan", MATMUL, "--machine", "a100") == 0
     first = capsys.readouterr().out
     path = tmp_path / "fixed.napkin"
-    text = Path(ATTENTION).read_text(encoding="utf-8") + first[first.index("\non ") :]
+    text = Path(MATMUL).read_text(encoding="utf-8") + first[first.index("\non ") :]
     path.write_text(text, encoding="utf-8")
     assert status_of("plan", str(path), "--machine", "a100") == 0
     fixed = capsys.readouterr().out
     kept = first.index("\nchosen from ")
     assert fixed[:kept] == first[:kept]
     assert fixed[kept:].startswith("\nfixed by hand; there are ")
+    assert fixed.endswith(first[first.index("\non ") :])
+
+
+def test_on_ampere_the_block_that_plan_prints_fixes_the_plain_loop(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    assert status_of("plan", ATTENTION, "--machine", "a100") == 0
+    first = capsys.readouterr().out
+    assert "\nloop with operands in shared memory: 4 warps, tiles " in first
+    assert "to fix the plain loop instead, put this in the file:" in first
+    path = tmp_path / "fixed.napkin"
+    text = Path(ATTENTION).read_text(encoding="utf-8") + first[first.index("\non ") :]
+    path.write_text(text, encoding="utf-8")
+    assert status_of("plan", str(path), "--machine", "a100") == 0
+    fixed = capsys.readouterr().out
+    assert "plain loop: its `on` block fixes the plain loop's tiles" in fixed
     assert fixed.endswith(first[first.index("\non ") :])
 
 

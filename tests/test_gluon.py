@@ -339,6 +339,7 @@ def test_a_kernel_is_what_its_form_said(name: str, key: int, value: int) -> None
     kernel, form = formed(name, key, value)
     found = inspect_specialised(kernel, form)
     assert not any("C75" in warning for warning in found.warnings), found.warnings
+    assert found.unwritten == ()
     spilled = found.spill_store_bytes + found.spill_load_bytes
     assert spilled <= SPILLS.get((name, key), 0), spilled
     assert form.shared_bytes <= found.shared_bytes <= form.shared_bytes + BARRIERS
@@ -406,6 +407,7 @@ def test_arrays_may_lie_otherwise(name: str) -> None:
     kernel, form = other(name)
     found = inspect_specialised(kernel, form)
     assert not any("C75" in warning for warning in found.warnings), found.warnings
+    assert found.unwritten == ()
     assert found.spill_store_bytes <= 64
     assert form.shared_bytes <= found.shared_bytes <= form.shared_bytes + BARRIERS
     assert form.stages == (3 if name == "keys are values" else 2)

@@ -120,6 +120,7 @@ def test_a_kernel_behind_the_one_that_bounds_it_compiles_as_its_form_said() -> N
     assert form.dispatched
     assert form.shared_bytes <= kernel.resources.shared_bytes <= form.shared_bytes + BARRIERS
     assert not any("C75" in warning for warning in kernel.resources.warnings)
+    assert kernel.resources.unwritten == ()
     assert kernel.spills <= 72  # around the loops whose chunks a mask cuts
 
 

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HALVES = tuple(tuple(EXAMPLES)[half::2] for half in range(2))
+FAR_ERROR = 1e-2  # where differences of numbers of 300 decide
 FP32_ERROR = 1e-5  # of a kernel whose contractions are exact products of fp32
 ROWS_THAT_SEE_NOTHING = {
     "rows that see nothing": [0, 1, 2],
@@ -81,6 +82,13 @@ def test_sums_that_are_added_up_in_memory_are_right(tmp_path: Path, machine: str
     for each in found:
         assert not each["deterministic"], each
         assert max(each["errors"].values()) < FP32_ERROR, each
+
+
+def test_scores_far_from_zero_leave_nothing_past_the_last_key(tmp_path: Path) -> None:
+    found = interpreted(tmp_path, "far")
+    assert [each["ordered"] for each in found] == [True, True, False] * 2
+    for each in found:
+        assert all(error < FAR_ERROR for error in each["errors"].values()), each
 
 
 def test_hostile_names_are_only_names(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from napkin.api import load, parse
 from napkin.machine import load_machine
+from napkin.schedule.clocks import work_of
 from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.occupancy import blocks_per_unit
+from napkin.schedule.occupancy import blocks_per_unit, elements
 from napkin.schedule.plain_loops import read_again, start_seconds
 from napkin.schedule.predict import _norm, average_steps, predict
+from napkin.schedule.traffic import dram_traffic
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 H200 = load_machine("h200")
@@ -114,3 +116,41 @@ def test_pipelines_overlap_between_not_at_all_and_wholly(one: float, other: floa
     both = _norm(one, other, n)
     assert max(one, other) * (1 - 1e-9) <= both <= (one + other) * (1 + 1e-9)
     assert _norm(one, other, n + 1) <= both * (1 + 1e-9)
+
+
+TWO_WAYS = """
+diagram two(A[b x]: fp32, B[b x]: fp32) -> O[b x]
+    O[b x] = {0}
+
+sizes b=4096 x=1024
+"""
+
+
+def vector(expression: str, machine: str) -> float:
+    """Return the clocks of a kernel's arithmetic, written as one line."""
+    diagram = parse(TWO_WAYS.format(expression))
+    gpu = load_machine(machine)
+    kernel = rank_kernels(diagram.derive(), gpu, dict(diagram.core.sizes), "bf16").kernels[0]
+    tile = kernel.program
+    work = work_of(tile.operations, tile, gpu, {}, kernel.warps)
+    return work.vector / elements(tile, [each.name for each in tile.dims])
+
+
+def test_a_product_that_a_sum_takes_costs_nothing_more() -> None:
+    assert vector("A * B + A", "h200") == pytest.approx(vector("A + B", "h200"))
+    assert vector("A * B + exp(A * B)", "h200") > 2 * vector("A + B", "h200")
+
+
+@pytest.mark.parametrize(("machine", "times"), [("h200", 2), ("a100", 1)])
+def test_choices_run_at_the_rate_of_whole_numbers(machine: str, times: int) -> None:
+    assert vector("max2(A, B)", machine) == pytest.approx(times * vector("A + B", machine))
+
+
+def test_pages_that_a_step_reads_first_leave_memory_idle() -> None:
+    kernel = ranked("paged_decode")[0]
+    said = dict(kernel.prediction.parts)
+    assert said["waiting for DRAM"] > 0
+    memory = dram_traffic(
+        kernel.program, H200, dict(kernel.sizes), 10**6, {}
+    ).bytes / H200.bandwidth("dram")
+    assert kernel.prediction.seconds > 1.03 * memory

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
+from math import inf
 from typing import Any
 
 import numpy as np
 import pytest
 
-from napkin.algebra.derive import derive
+from napkin.algebra.derive import Derivation, derive, sketch
 from napkin.api import Diagram as Front
 from napkin.diagram import Diagram
 from napkin.emit.pseudo import pseudo_of_plan
@@ -191,9 +192,11 @@ def test_points_are_reductions_and_named_arrays_at_their_last_step() -> None:
 def test_layers_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     planned_pieces: list[str] = []
 
-    def counted(piece: Diagram, setting: cuts.Setting) -> KernelPlan | cuts.Refused:
+    def counted(
+        piece: Diagram, derivation: Derivation, setting: cuts.Setting
+    ) -> KernelPlan | cuts.Refused:
         planned_pieces.append(piece.name)
-        return plan_piece(piece, setting)
+        return plan_piece(piece, derivation, setting)
 
     plan_piece = cuts._plan_piece
     monkeypatch.setattr(cuts, "_plan_piece", counted)
@@ -203,6 +206,12 @@ def test_layers_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch)
     planned_pieces.clear()
     assert len(plan_of(layers(6)).kernels) == 6
     assert len(planned_pieces) <= five + 2  # the last kernels under their own names
+
+
+@pytest.mark.parametrize("name", ["attention_block", "chain", "decode"])
+def test_the_laws_of_every_kernel_that_is_taken_are_checked(name: str) -> None:
+    assert sketch(example(name)).law_error == inf
+    assert all(each.derivation.law_error < 1e-8 for each in planned(name, "hopper").kernels)
 
 
 @pytest.mark.parametrize("machine", ["hopper", "ampere"])
@@ -347,7 +356,7 @@ def test_a_plan_says_what_is_kept_and_why(golden: Golden) -> None:
     assert "to fix it" not in text
     whole = str(planned("attention_block", "hopper"))
     assert "as one kernel it does not fit: the smallest tiles" in whole
-    assert "to fix it, put this in the file" in str(planned("attention", "ampere"))
+    assert "to fix it, put this in the file" in str(planned("matmul", "ampere"))
     assert "to fix the plain loop instead, put" in str(planned("attention", "hopper"))
 
 

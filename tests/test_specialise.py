@@ -20,19 +20,15 @@ from napkin.schedule.barriers import (
     Finish,
     PassTurn,
     Release,
-    Slice,
     Slot,
     Step,
     TakeTurn,
 )
-from napkin.schedule.kernel import KernelPlan, rank_kernels, storage_types
-from napkin.schedule.layout import build_layout
-from napkin.schedule.lower import lower
+from napkin.schedule.kernel import KernelPlan, rank_kernels
 from napkin.schedule.program import Dot, Load, Loop, Program, Region
 from napkin.schedule.rewrite import rewrite
-from napkin.schedule.rotate import descend, rotate
-from napkin.schedule.shapes import ROWS, Overlap, Shape, row_axis, tiling_of
-from napkin.schedule.specialise import specialise, specialise_program
+from napkin.schedule.rotate import rotate
+from napkin.schedule.specialise import specialise
 from napkin.schedule.trips import kinds_of_groups, trips
 from napkin.schedule.warps import Ring, Specialised
 from tests.programs import (
@@ -72,25 +68,6 @@ def formed(name: str, **sizes: int) -> Specialised:
     return form
 
 
-def in_slices(name: str) -> Specialised:
-    """Return an example's form in slices, between two consumers."""
-    kernel = kernel_of(name)
-    rows = row_axis(kernel)
-    assert rows is not None
-    types = storage_types(kernel.derivation.diagram, kernel.dtype)
-    limit = kernel.machine.limits.shared_per_block
-    form: Specialised | str = ""
-    for chunk in (64, 32):
-        shape = Shape(2, ROWS, chunk, (2,), Overlap.SLICED)
-        layout = build_layout(
-            kernel.derivation, dict(kernel.sizes), types, tiling_of(kernel, rows, shape, 2)
-        )
-        form = specialise_program(lower(kernel.derivation, layout), rows, shape, limit, 2)
-        if not isinstance(form, str):
-            return form
-    raise AssertionError(form)
-
-
 def rotated(program: Program) -> Program:
     found = rotate(program)
     assert not isinstance(found, str), found
@@ -107,16 +84,6 @@ def test_a_rotated_stream_gives_what_the_reference_gives(name: str, tiles: Tiles
     arguments = arguments_of(diagram, sizes, LIMITS, 0)
     program = rotated(program_of(diagram, sizes, tiles))
     assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
-
-
-@pytest.mark.parametrize("name", sorted(set(FORMED) - {"matmul"}))
-def test_a_stream_walked_back_gives_what_the_reference_gives(name: str) -> None:
-    diagram, sizes = example(name), sizes_of(example(name), SIZES, 5)
-    arguments = arguments_of(diagram, sizes, LIMITS, 0)
-    for tiles in (Tiles(16, 16), Tiles(8, 4)):
-        program = descend(program_of(diagram, sizes, tiles))
-        assert not isinstance(program, str), program
-        assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
 
 
 MASKS = (
@@ -164,10 +131,8 @@ def test_random_streams_are_the_same_rotated(text: str, size: int, keys: int, ti
         assert found == "the stream is walked more than once", text
         return
     arguments = arguments_of(diagram, sizes, {}, 0)
-    back = descend(program)
-    assert not isinstance(back, str), back
-    plain, *others = (run(each, arguments, sizes).outputs for each in (program, found, back))
-    for (name, value), turned in product(plain.items(), others):
+    plain, turned = (run(each, arguments, sizes).outputs for each in (program, found))
+    for name, value in plain.items():
         scale = float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value)))
         np.testing.assert_allclose(turned[name], value, rtol=0, atol=1e-9 * scale, err_msg=text)
 
@@ -254,6 +219,25 @@ def test_consumers_and_chunks_follow_from_registers_and_shared_memory() -> None:
     assert rings == {128: None, 256: "q_buffer"}
 
 
+@pytest.mark.parametrize(
+    ("name", "positions", "head", "chunk"),
+    [
+        ("packed", 4096, 128, 64),
+        ("packed", 16384, 128, 128),
+        ("packed", 4096, 64, 128),
+        ("causal", 4096, 128, 128),
+        ("window", 4096, 128, 128),
+        ("llama", 4096, 128, 128),  # one number for all rows of a sequence
+    ],
+)
+def test_a_stream_that_values_of_rows_bound_has_short_chunks(
+    name: str, positions: int, head: int, chunk: int
+) -> None:
+    form = formed(name, b=4, q=positions, x=positions, d=head, v=head)
+    assert {each.loop.step for each in form.chunks} == {chunk}
+    assert form.tests_apart == bool(form.held) == (chunk == 64)
+
+
 def test_values_of_a_chunk_s_positions_come_by_the_copy_engine() -> None:
     form = formed("document")
     (ring,) = (ring for ring in form.rings if ring.is_vector)
@@ -334,7 +318,7 @@ def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
                     slot, phase = number % ring.slots, number // ring.slots & 1
                     yield "empty", (ring.name, slot), phase ^ 1
                     shared.fill((ring.name, slot), ("group", number))
-        for _ in range(form.chunks[0].is_single + sum(counts)):
+        for _ in range(1 + sum(counts)):
             for ring in form.rings:
                 if not ring.resident:
                     slot, phase = step % ring.slots, step // ring.slots & 1
@@ -351,8 +335,7 @@ def consumer(shared: Shared, me: int, groups: Sequence[Sequence[int]]) -> Waitin
         shared.turns[0] = 1
     for turn, counts in enumerate(groups):
         yield from steps_of(shared, me, form.prelude, turn, step, running)
-        alone = (1,) * form.chunks[0].is_single
-        for chunks, count in zip(form.chunks, (*alone, *counts), strict=True):
+        for chunks, count in zip(form.chunks, (1, *counts), strict=True):
             for _ in range(count):
                 yield from steps_of(shared, me, chunks.steps, turn, step, running)
                 step += 1
@@ -478,18 +461,6 @@ def test_no_warp_hangs_and_no_slot_is_overwritten(name: str, stages: int) -> Non
             simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
 
 
-@pytest.mark.parametrize("stages", [1, 2, 3])
-@pytest.mark.parametrize("name", ["attention", "window", "differential", "document", "sigmoid"])
-def test_no_warp_hangs_where_contractions_come_in_slices(name: str, stages: int) -> None:
-    form = with_stages(in_slices(name), stages)
-    loops = len(form.chunks)
-    order = random.Random(stages)
-    for count in range(8):
-        for seed in range(4):
-            groups = [[order.randint(0, count) for _ in range(loops)] for _ in range(3)]
-            simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
-
-
 @pytest.mark.parametrize("more", [0, 1, 2])
 @pytest.mark.parametrize("name", ["causal", "differential"])
 def test_rows_of_the_next_group_may_come_early(name: str, more: int) -> None:
@@ -517,31 +488,6 @@ def test_three_consumers_take_turns() -> None:
     assert form.consumers == 3
     for seed in range(8):
         simulate(form, [[1, 5], [0, 0], [0, 7]], seed)
-
-
-@pytest.mark.parametrize("lost", [Release, Await])
-def test_the_simulation_sees_what_slices_leave_out(lost: type[Step]) -> None:
-    form = in_slices("attention")
-    loops = [
-        replace(each, steps=tuple(step for step in each.steps if not isinstance(step, lost)))
-        for each in form.chunks
-    ]
-    with pytest.raises(Fault):
-        simulate_often(replace(form, chunks=tuple(loops)), [[2, 3], [1, 4]])
-
-
-def test_a_slot_released_before_its_last_slice_is_seen() -> None:
-    form = in_slices("attention")
-
-    def early(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        last = max(i for i, step in enumerate(steps) if isinstance(step, Release))
-        first = next(i for i, step in enumerate(steps) if isinstance(step, Slice))
-        kept = [step for i, step in enumerate(steps) if i != last]
-        return (*kept[: first + 8], steps[last], *kept[first + 8 :])
-
-    chunks = tuple(replace(each, steps=early(each.steps)) for each in form.chunks)
-    with pytest.raises(Fault, match="overwritten"):
-        simulate_often(replace(form, chunks=chunks), [[2, 5]])
 
 
 @pytest.mark.parametrize("lost", [Release, Await, PassTurn])

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce as fold
-from math import inf
+from math import inf, isfinite
 
-from napkin.algebra.signs import is_nonnegative
+from napkin.algebra.signs import is_bounded_above, is_nonnegative
 from napkin.algebra.states import Accumulator
-from napkin.diagram import Constant, Graph, Input, Pointwise, Reduce, topological
+from napkin.diagram import Box, Constant, Graph, Input, Pointwise, Reduce, operands_of, topological
 from napkin.operators import POINTWISE, REDUCTIONS
 
 Number = float | int | bool
+
+_POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
 
 
 def find_condition(graph: Graph, accumulators: Sequence[Accumulator], axis: str) -> int | None:
@@ -57,6 +59,37 @@ def vanishes(
     end.
     """
     return _adds_nothing(graph, accumulator, {condition: False}, zero_filled)
+
+
+def poles(graph: Graph, each: int, condition: int, zero_filled: str) -> tuple[int, ...]:
+    """Return what may make a box infinite where the condition is false: zero times it is not zero then.
+
+    Arrays that carry `zero_filled` are taken to read 0 there, past their end, whatever lies within.
+    """
+    values = _known_values(graph, [each], {condition: False}, zero_filled)
+    pending, found = [each], dict[int, bool]()
+    while pending:
+        one = pending.pop()
+        if one in found or zero_filled not in graph[one].axes:
+            continue
+        value, box = values[one], graph[one]
+        found[one] = _has_pole(graph, box, zero_filled) if value is None else not isfinite(value)
+        if value is None and not found[one]:
+            pending += operands_of(box)
+    return tuple(sorted(one for one, is_pole in found.items() if is_pole))
+
+
+def _has_pole(graph: Graph, box: Box, axis: str) -> bool:
+    """Return whether a box may leave the numbers at what its last operand is past the axis's end."""
+    if not isinstance(box, Pointwise) or axis not in graph[box.operands[-1]].axes:
+        return False  # what it has there it has within
+    last = box.operands[-1]
+    if box.operator not in ("exp", "exp2"):
+        return box.operator in _POLES
+    # A maximum over the axis bounds only what lies within it.
+    below = (graph[i] for i in topological(graph, [last]))
+    maxima = any(isinstance(one, Reduce) and axis in one.over for one in below)
+    return maxima or not is_bounded_above(graph, last)
 
 
 def is_zero_where(graph: Graph, each: int, condition: int, held: bool) -> bool:

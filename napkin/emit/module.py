@@ -1,8 +1,8 @@
 """The module of a plan: each of its kernels in the form that the plan chose.
 
 In: a `Plan`. Out: the text of a Python module that stands alone. A plan with a kernel whose warps have
-roles is printed as a module of Gluon, which holds its plain loops as well; every other one as plain
-Triton loops.
+roles, or whose operands are read from shared memory, is printed as a module of Gluon, which holds its plain
+loops as well; every other one as plain Triton loops.
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ from napkin.schedule.plan import Plan
 
 def emit_module(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     """Return the module of a plan's kernels; `notes` are lines for its header (cost, prediction)."""
-    if any(each.form is not None for each in plan.kernels):
+    if any(each.form is not None or each.loop is not None for each in plan.kernels):
         return emit_gluon(plan, notes=notes)
     return emit_triton(plan, notes=notes)

@@ -62,12 +62,17 @@ def runs_on(machine: Machine, device: torch.device) -> bool:
 
 
 def runnable(plan: Plan, device: torch.device) -> Plan:
-    """Return the plan as a device can run it: with warp-specialised kernels, or with plain loops alone.
+    """Return the plan as a device can run it: with kernels in their forms, or with plain loops alone.
 
     Plain loops run on newer GPUs and in Triton's interpreter; the instructions of warp-specialised ones are
-    those of one architecture, and Triton renames what they call from release to release.
+    those of one architecture. Loops with operands in shared memory run on newer GPUs, but not in the
+    interpreter. Triton renames what both call from release to release.
     """
-    return plan if has_specialised_form(plan.machine, device) else plan.plain
+    if any(each.form is not None for each in plan.kernels):
+        return plan if has_specialised_form(plan.machine, device) else plan.plain
+    if any(each.loop is not None for each in plan.kernels):
+        return plan if device.type == "cuda" and _has_gluon() else plan.plain
+    return plan
 
 
 def has_specialised_form(machine: Machine, device: torch.device) -> bool:

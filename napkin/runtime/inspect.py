@@ -16,12 +16,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
-from napkin.emit.gluon import emit_gluon, functions_of, plan_in_form
+from napkin.emit.gluon import emit_gluon, functions_of, loop_text, plan_in_form
 from napkin.emit.gluon.entry import WARPS, shared_layout
 from napkin.emit.gluon.functions import Box, ModuleText
 from napkin.emit.module import emit_module
 from napkin.emit.triton import entry_name, kernel_names
-from napkin.emit.triton.body import print_kernel
 from napkin.emit.triton.spelling import spell
 from napkin.language.errors import InternalError
 from napkin.runtime.aot import Constant, Resources, inspect_kernel
@@ -174,18 +173,32 @@ def _box_type(box: Box, kind: str, constants: dict[str, str]) -> str:
 
 def kernel_arguments(kernel: KernelPlan) -> Arguments:
     """Return the types of the kernel's arguments at the plan's lengths."""
-    text = print_kernel(kernel.program, approximate=True)
+    text = loop_text(kernel)
     known = _adders(kernel) | {"STAGES": lambda into: into.constants.update(STAGES=kernel.stages)}
+    strides = _all_strides(kernel)
     arguments = Arguments()
     for parameter in text.parameters:
-        name = parameter.split(":")[0]
+        name, _, kind = parameter.partition(": ")
         if name in text.blocks:
             arguments.constants[name] = text.blocks[name]
+        elif kind and name in strides:
+            arguments.constants[name] = strides[name]
         elif name in known:
             known[name](arguments)
         else:
             raise InternalError(f"kernel argument {name} is of no known kind")
     return arguments
+
+
+def _all_strides(kernel: KernelPlan) -> dict[str, int]:
+    """Return every stride by name; some are known when a kernel is compiled."""
+    names, sizes = spell(kernel.program).strides, dict(kernel.sizes)
+    arrays = (*kernel.program.arrays, *kernel.program.outputs)
+    return {
+        names[array.name, axis]: stride
+        for array in arrays
+        for axis, stride in _strides(array, sizes).items()
+    }
 
 
 def _adders(kernel: KernelPlan) -> dict[str, Callable[[Arguments], None]]:

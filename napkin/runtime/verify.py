@@ -184,6 +184,9 @@ def run(plan: Plan, arguments: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
 
 def _form(plan: Plan, runs: Plan, device: torch.device) -> str:
     """Return which form of the plan's kernels ran, nothing where they are plain loops anyway."""
+    if any(each.loop is not None for each in plan.kernels):
+        which = "the loop with operands in shared memory"
+        return which if runs == plan else f"the plain form runs; {which} needs a GPU"
     if all(each.form is None for each in plan.kernels):
         return ""
     if runs == plan:
@@ -198,7 +201,9 @@ def _in_numpy(
     lengths: Mapping[str, int],
     wanted: Sequence[torch.Tensor],
 ) -> list[OutputCheck]:
-    """Run the Programs of a plan with warp-specialised kernels by NumPy, which rounds nothing."""
+    """Run the Programs of a plan's forms by NumPy, which rounds nothing."""
+    formed = any(each.form is not None for each in plan.kernels)
+    which = "warp-specialised" if formed else "shared-memory"
     made = {each.name: _as_numpy(arguments[each.name]) for each in plan.arrays}
     scalars = {
         name: value if isinstance(value, float | int) else value.item()
@@ -212,7 +217,7 @@ def _in_numpy(
             made |= execute(kernel.printed, read, needed, lengths).outputs
     return [
         compare(
-            f"{output.name}, by the warp-specialised program in NumPy",
+            f"{output.name}, by the {which} program in NumPy",
             torch.from_numpy(made[output.name]),
             reference,
             _SUMS if reference.is_floating_point() else 0.0,

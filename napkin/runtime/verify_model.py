@@ -171,7 +171,7 @@ def _judge(plan: Plan, watched: Watched) -> Verdict:
     said = kernel.expected
     return Verdict(
         kernel.name,
-        "plain loop" if kernel.form is None else "warp-specialised",
+        kernel.form_name,
         kernel.sizes,
         said.seconds,
         measure(plan).seconds,

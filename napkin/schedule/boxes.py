@@ -30,6 +30,7 @@ from napkin.diagram import (
     topological,
 )
 from napkin.operators import POINTWISE, Kind
+from napkin.schedule.ends import padded, within_ends
 from napkin.schedule.layout import Layout
 from napkin.schedule.loads import Loads
 from napkin.schedule.products import Products
@@ -48,7 +49,6 @@ from napkin.schedule.program import (
     Region,
     Tile,
 )
-from napkin.schedule.regions import padded, within_ends
 from napkin.schedule.scopes import Scopes
 from napkin.schedule.tiles import Scope, TileTable
 

@@ -41,7 +41,7 @@ class Choice:
         Rings that are deeper than those of a plan before, and gain nothing by it, make no plan of their own.
         """
         formed = with_forms(self.ranking.kernels[:1], by_hand=False)
-        found = [each for each in formed if each.form is not None]
+        found = [each for each in formed if each.form is not None or each.loop is not None]
         depths: dict[tuple[object, int], int] = {}
         for each in self.ranking.kernels:
             before = depths.setdefault((_tiles(each), each.warps), each.stages)
@@ -159,6 +159,8 @@ def _named(kernel: KernelPlan, beside: KernelPlan) -> str:
     form = "warp-specialised" if kernel.form is not None else ""
     if kernel.form is None and beside.form is not None:
         form = "a plain loop"
+    if kernel.loop is None and beside.loop is not None:
+        form = "Triton's own loop"
     how = f"{warps} warps, {stages} {'stage' if stages == 1 else 'stages'}"
     if _tiles(kernel) == _tiles(beside):
         return f"{form or 'the same tiles'} with {how}"
@@ -320,7 +322,7 @@ def ranked_table(choice: Choice, most: int) -> list[str]:
         rows.append(
             (
                 str(number),
-                tiles + ("" if form is None else ", warp-specialised"),
+                tiles + _form_words(each),
                 str(each.warps if form is None else form.warps.warps),
                 str(each.stages if form is None else form.warps.stages),
                 f"{said.shared_bytes / 1024:.1f} KB",
@@ -333,6 +335,12 @@ def ranked_table(choice: Choice, most: int) -> list[str]:
     return table(rows, left=(1,))
 
 
+def _form_words(kernel: KernelPlan) -> str:
+    if kernel.loop is not None:
+        return ", operands in shared memory"
+    return "" if kernel.form is None else ", warp-specialised"
+
+
 # --- which plan is which --------------------------------------------------------------------------
 
 
@@ -341,9 +349,10 @@ def _tiles(kernel: KernelPlan) -> tuple[tuple[str, int], ...]:
 
 
 def _is_same(one: KernelPlan, other: KernelPlan) -> bool:
-    return (_tiles(one), one.warps, one.stages, one.form is None) == (
+    return (_tiles(one), one.warps, one.stages, one.form is None, one.loop is None) == (
         _tiles(other),
         other.warps,
         other.stages,
         other.form is None,
+        other.loop is None,
     )

@@ -9,16 +9,17 @@ It is not asked here what runs beside what.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from napkin.machine import Machine
-from napkin.operators import POINTWISE, Pipeline
+from napkin.operators import POINTWISE, Kind, Pipeline
 from napkin.schedule.count import EXACT_TYPES
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.liveness import reads
 from napkin.schedule.occupancy import computed_operands, elements
-from napkin.schedule.program import Compute, Dot, Fold, Load, Loop, Operation, Program, Tile
+from napkin.schedule.program import Compute, Dot, Fold, Load, Loop, Operation, Program, Tile, walk
 from napkin.schedule.remember import remembered
 
 # Of the tensor rate, by shape of a contraction:
@@ -30,6 +31,10 @@ _NARROW, _THIN = 0.8, 0.4  # of columns or depth under 64, under 32: instruction
 _SPREAD = 0.4  # where several warpgroups compute an operand's rows: it changes hands through shared memory
 _SHARED_WORDS = 32  # a clock, of 4 bytes: the banks of shared memory
 _CONVERTED = 64  # a clock: conversions from and to 32 bits, CUDA C++ programming guide, 9.0 and 8.0
+# Comparisons, choices and whole numbers: half the rate of fp32 on 9.0, the same guide.
+_BY_WHOLE_NUMBERS = frozenset(
+    ("or", "and", "not", "lt", "le", "gt", "ge", "eq", "ne", "where", "max2", "min2", "max", "min")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ def work_of(
 ) -> Work:
     """Return the work of operations, loops counted by the steps `walked`."""
     weighed = list(weigh(operations, walked, 1.0))
+    fused = _fused_products(operations)
     loaded = {op.tile.name for op, _ in weighed if isinstance(op, Load)}
     tensor, vector, moved, contracted, gathered, powered = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for op, times in weighed:
@@ -65,6 +71,8 @@ def work_of(
                 tensor += times * contraction_clocks(program, op, machine, warps, loaded)
                 contracted += times
                 powered += times * _powered_clocks(program, op, machine)
+            case Compute() if id(op) in fused:
+                pass  # the sum that takes it multiplies as well
             case Compute() | Fold():
                 vector += times * vector_clocks(program, op, machine)
             case Load():
@@ -133,12 +141,35 @@ def _powered_clocks(program: Program, op: Dot, machine: Machine) -> float:
 
 def vector_clocks(program: Program, op: Compute | Fold, machine: Machine) -> float:
     """Return the clocks of pointwise work or of a reduction: the pipelines take turns in a warp."""
+    over = op.over if isinstance(op, Fold) else ()
+    count = elements(program, (*op.tile.dims, *over))
+    is_whole = op.operator in _BY_WHOLE_NUMBERS or op.tile.kind is Kind.INT
+    rate = _whole_numbers_a_clock(machine) if is_whole else _a_clock(machine, Pipeline.FP32, "fp32")
     if isinstance(op, Fold):
-        count = elements(program, (*op.tile.dims, *op.over))
-        return count / _a_clock(machine, Pipeline.FP32, "fp32")
-    row, count = POINTWISE[op.operator], elements(program, op.tile.dims)
-    clocks = row.fp32 * count / _a_clock(machine, Pipeline.FP32, "fp32")
+        return count / rate
+    row = POINTWISE[op.operator]
+    clocks = row.fp32 * count / rate
     return clocks + (row.sfu * count / _a_clock(machine, Pipeline.SFU, "fp32") if row.sfu else 0.0)
+
+
+@remembered
+def _fused_products(operations: Sequence[Operation]) -> frozenset[int]:
+    """Return the products, by identity, that only a sum of the same tile takes: a multiply-add makes both."""
+    found: set[int] = set()
+    own = [op for op in operations if not isinstance(op, Loop)]
+    readers = Counter(name for op in walk(operations) for name in reads(op))
+    products = {op.tile.name: op for op in own if isinstance(op, Compute) and op.operator == "mul"}
+    for op in own:
+        if isinstance(op, Compute) and op.operator in ("add", "sub"):
+            taken = [products.get(each) for each in op.operands if isinstance(each, str)]
+            alone = [
+                each
+                for each in taken
+                if each and each.tile.dims == op.tile.dims and readers[each.tile.name] == 1
+            ]
+            found |= {id(each) for each in alone[:1]}
+    loops = [op for op in operations if isinstance(op, Loop)]
+    return frozenset(found).union(*(_fused_products(loop.body) for loop in loops))
 
 
 def gather_clocks(gathered: float) -> float:
@@ -172,6 +203,12 @@ def _taken_from_rings(body: Sequence[Operation]) -> list[Tile]:
 def _a_clock(machine: Machine, pipeline: Pipeline, kind: str) -> float:
     """Return the operations a clock of a unit, as measured if they were."""
     return _rates(machine)[pipeline, kind]
+
+
+def _whole_numbers_a_clock(machine: Machine) -> float:
+    """Return the operations a clock on whole numbers, the measured clock's share as for fp32."""
+    share = machine.rate(Pipeline.FP32, "int32") / machine.rate(Pipeline.FP32, "fp32")
+    return share * _a_clock(machine, Pipeline.FP32, "fp32")
 
 
 @remembered

@@ -222,7 +222,7 @@ def describe_kernel(kernel: KernelPlan) -> dict[str, Any]:
         "stages": kernel.stages if form is None else form.warps.stages,
         "shared_bytes": kernel.expected.shared_bytes,
         "registers": kernel.expected.registers,
-        "form": "plain loop" if form is None else "warp-specialised",
+        "form": kernel.form_name,
         "why": kernel.why,
     }
 

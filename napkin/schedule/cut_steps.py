@@ -37,6 +37,12 @@ class Cut:
         """Return the cut in which one kernel gives what two gave."""
         return Cut(self.kept, self.together - {one, other} | {one | other}, self.added)
 
+    def with_all(self, outputs: frozenset[int]) -> Cut:
+        """Return the same cut with the outputs among the kept: those that were not, one kernel gives."""
+        rest = outputs - self.kept
+        together = {rest} if len(rest) > 1 else set()
+        return Cut(self.kept | rest, self.together | together, self.added)
+
     @property
     def groups(self) -> list[frozenset[int]]:
         """The kept boxes by the kernel that gives them."""

@@ -21,24 +21,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from math import inf, prod
+from sys import maxsize
 
 from napkin.algebra.cut import cut, stored_types
-from napkin.algebra.derive import SMALL, derive
-from napkin.diagram import (
-    STORAGE_BYTES,
-    Argument,
-    Box,
-    Diagram,
-    Index,
-    Input,
-    Output,
-    Reduce,
-    Size,
-    topological,
-)
+from napkin.algebra.derive import SMALL, Derivation, checked, sketch
+from napkin.diagram import STORAGE_BYTES, Box, Diagram, Reduce, topological
 from napkin.machine import Machine
 from napkin.model.roles import is_contraction
 from napkin.operators import Pipeline
+from napkin.schedule.anonymous import anonymous
 from napkin.schedule.cut_steps import Cut, joined_by_adding
 from napkin.schedule.kernel import KernelPlan, best_kernel, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
@@ -50,6 +41,7 @@ _MOST_BOXES = 1000  # of all pieces planned: some seconds
 _REACHED = 0.8  # of the tensor cores' rate: no kernel is predicted to do better
 _MOST_JOINED = 4  # kernels, by adding up sums
 _MOST_CUTS = 100  # that join some so
+_NO_LIMIT = (maxsize, inf)
 # Of the time of one kernel: predictions err by a quarter, and what is kept takes memory.
 _WORTH = 0.8
 
@@ -121,6 +113,7 @@ class _Search:
         self.types = storage_types(diagram, setting.dtype)
         self.stored = stored_types(diagram, self.types)
         self.pieces: dict[Cut, tuple[Diagram, ...]] = {}
+        self.derived: dict[Diagram, Derivation] = {}
         self.known: dict[Diagram, KernelPlan | Refused] = {}
         self.boxes_planned = 0
 
@@ -134,18 +127,24 @@ class _Search:
             *(self._elements(each.axes) for each in self.diagram.arguments),
             *(self._elements(each.axes) for each in self.diagram.outputs),
         )
-        small = [
-            each for each in points if self._elements(self.diagram.boxes[each].axes) <= largest
-        ]
-        if len(small) == len(points) or not small:
+        boxes = self.diagram.boxes
+        small = [each for each in points if self._elements(boxes[each].axes) <= largest]
+        large = [each for each in points if each not in small]
+        if not large or not small:
             return self.best(Cut(frozenset(points)))
         lean = self.best(Cut(frozenset(small)))
         misfits, seconds = self._cost(lean)
-        if not misfits and self._least(self.diagram) > _WORTH * seconds:
-            return lean  # it computes hardly anything twice
+        least = self._least(self.diagram) + min(map(self._passing_seconds, large))
+        if not misfits and least > _WORTH * seconds:
+            return lean  # to keep more would take as long by itself
         free = self.best(Cut(frozenset(points)))
         least, fastest = self._cost(free)
         return lean if misfits <= least and fastest > _WORTH * seconds else free
+
+    def _passing_seconds(self, box: int) -> float:
+        """Return the seconds in which a box is written to memory and read once."""
+        size = self._elements(self.diagram.boxes[box].axes) * STORAGE_BYTES[self.stored[box]]
+        return 2 * size / self.setting.machine.bandwidth("dram")
 
     def _elements(self, axes: Sequence[str]) -> int:
         return prod(self.setting.lengths[axis] for axis in axes)
@@ -160,7 +159,7 @@ class _Search:
             hoped = [(self._hope(each), place) for place, each in enumerate(steps)]
             for hope, place in sorted(hoped):
                 if hope < least:
-                    found = self._cost(steps[place])
+                    found = self._cost(steps[place], least)
                     best, least = (steps[place], found) if found < least else (best, least)
             if best == chosen:
                 break
@@ -172,6 +171,7 @@ class _Search:
 
         The one with the least work may be far from it as plain loops, and yet win where warps have roles.
         """
+        chosen = chosen.with_all(frozenset(each.box for each in self.diagram.outputs))
         groups = chosen.groups
         cuts = (
             each
@@ -186,8 +186,9 @@ class _Search:
         for number in sorted(known, key=lambda each: self.least_seconds(known[each]))[:1]:
             found[number] = self._cost(known[number])
         for hope, number in sorted((self._hope(each), number) for number, each in known.items()):
-            if hope < min(found.values()) and self.boxes_planned < limit:
-                found[number] = self._cost(known[number])
+            least = min(found.values())
+            if hope < least and self.boxes_planned < limit:
+                found[number] = self._cost(known[number], least)
         fitting = sorted((cost, number) for number, cost in found.items() if not cost[0])
         leanest = [number for number in list(found)[:1] if not found[number][0]]
         return [known[each] for each in dict.fromkeys([*(n for _, n in fitting[:1]), *leanest])]
@@ -227,10 +228,11 @@ class _Search:
         for piece in self._pieces(chosen):
             plan = self._plan(piece)
             if isinstance(plan, KernelPlan):
-                plan = _named(plan, piece) or _plan_piece(piece, self.setting)
+                plan = _named(plan, piece) or _plan_piece(piece, sketch(piece), self.setting)
             if isinstance(plan, Refused):
                 return Refused(piece, plan.tightest)
-            made.append(plan)
+            error = checked(self._derive(piece)).law_error
+            made.append(replace(plan, derivation=replace(plan.derivation, law_error=error)))
         return tuple(made)
 
     def may_beat(self, chosen: Cut, limit: float) -> bool:
@@ -252,21 +254,45 @@ class _Search:
         pieces = self._pieces(chosen)
         return sum(self._least(each) for each in pieces) + (len(pieces) - 1) * LAUNCH_S
 
-    def _cost(self, chosen: Cut) -> tuple[int, float]:
-        """Return how badly a cut's pieces fit, and the seconds of those that do."""
+    def _cost(self, chosen: Cut, limit: tuple[int, float] = _NO_LIMIT) -> tuple[int, float]:
+        """Return how badly a cut's pieces fit, and the seconds of those that do.
+
+        Where that is no less than a limit, something between the two may be returned as soon as it shows.
+        """
         pieces = self._pieces(chosen)
-        misfits, seconds = _sum_up([(piece, self._plan(piece)) for piece in pieces])
-        return misfits, seconds + self._price(pieces)
+        for piece in pieces:
+            self._derive(piece)
+        for piece in pieces:
+            hope = self._hope(chosen)
+            if hope >= limit:
+                return hope
+            self._plan(piece)
+        return self._hope(chosen)
 
     def _hope(self, chosen: Cut) -> tuple[int, float]:
-        """Return what a cut costs at least, by the plans that are known already."""
+        """Return what a cut costs at least, by the plans and derivations that are known already.
+
+        An output that no plan gives weighs most; a kernel that is made for one length of a long axis, where
+        another cut serves every length, weighs a little.
+        """
         pieces = self._pieces(chosen)
-        known = [self.known.get(_anonymous(piece)) for piece in pieces]
-        unknown = [piece for piece, plan in zip(pieces, known, strict=True) if plan is None]
-        planned = zip(pieces, known, strict=True)
-        misfits, seconds = _sum_up([(piece, plan) for piece, plan in planned if plan is not None])
-        least = sum(self._least(piece) + LAUNCH_S for piece in unknown)
-        return misfits, seconds + least + self._price(pieces)
+        misfits, seconds = 0, 0.0
+        for piece in pieces:
+            plan = self.known.get(anonymous(piece))
+            derivation = self.derived.get(anonymous(piece))
+            if isinstance(plan, Refused) or (
+                derivation and _needs_length(derivation, self.setting)
+            ):
+                misfits += _MOST_BOXES * len(piece.outputs)
+                continue
+            seconds += LAUNCH_S
+            seconds += self._least(piece) if plan is None else plan.prediction.seconds
+            misfits += derivation is not None and self._is_fixed(derivation)
+        return misfits, seconds + self._price(pieces)
+
+    def _is_fixed(self, derivation: Derivation) -> bool:
+        """Return whether a kernel is made for one length of a long axis."""
+        return any(self.setting.lengths[axis] > SMALL for axis in derivation.inner)
 
     def _price(self, pieces: Sequence[Diagram]) -> float:
         """Return the seconds in which what is kept is written and read, as if nothing hid them."""
@@ -283,11 +309,18 @@ class _Search:
         return self._elements(array.axes) * STORAGE_BYTES[array.dtype]
 
     def _plan(self, piece: Diagram) -> KernelPlan | Refused:
-        key = _anonymous(piece)
+        key = anonymous(piece)
         if key not in self.known:
             self.boxes_planned += len(piece.boxes)
-            self.known[key] = _plan_piece(piece, self.setting)
+            self.known[key] = _plan_piece(piece, self._derive(piece), self.setting)
         return self.known[key]
+
+    def _derive(self, piece: Diagram) -> Derivation:
+        """Return a piece's derivation, whose laws are checked once it is taken."""
+        key = anonymous(piece)
+        if key not in self.derived:
+            self.derived[key] = sketch(piece)
+        return self.derived[key]
 
     def _least(self, piece: Diagram) -> float:
         machine = self.setting.machine
@@ -317,28 +350,14 @@ def _is_contraction(boxes: Sequence[Box], each: int) -> bool:
     return isinstance(box, Reduce) and is_contraction(boxes, box.operands, box.over)
 
 
-def _sum_up(plans: Sequence[tuple[Diagram, KernelPlan | Refused]]) -> tuple[int, float]:
-    """Return how badly pieces fit, and the seconds of those that do with their launches.
-
-    An output that no plan gives weighs most; a kernel that is made for one length of a long axis, where
-    another cut serves every length, weighs a little.
-    """
-    fitting = [plan for _, plan in plans if isinstance(plan, KernelPlan)]
-    misfits = sum(len(piece.outputs) for piece, plan in plans if isinstance(plan, Refused))
-    fixed = sum(any(size > SMALL for size in _fixed_lengths(plan)) for plan in fitting)
-    seconds = sum(plan.prediction.seconds for plan in fitting) + len(fitting) * LAUNCH_S
-    return misfits * _MOST_BOXES + fixed, seconds
+def _needs_length(derivation: Derivation, setting: Setting) -> bool:
+    """Return whether a kernel would be made for one length of an axis, which nobody gave."""
+    return any(axis not in setting.given for axis in derivation.inner)
 
 
-def _fixed_lengths(plan: KernelPlan) -> list[int]:
-    lengths = dict(plan.sizes)
-    return [lengths[axis] for axis in plan.derivation.inner]
-
-
-def _plan_piece(piece: Diagram, setting: Setting) -> KernelPlan | Refused:
-    derivation = derive(piece)
-    if any(axis not in setting.given for axis in derivation.inner):
-        return Refused(piece, None)  # a kernel for one length, which nobody gave
+def _plan_piece(piece: Diagram, derivation: Derivation, setting: Setting) -> KernelPlan | Refused:
+    if _needs_length(derivation, setting):
+        return Refused(piece, None)
     best, tightest = best_kernel(derivation, setting.machine, setting.lengths, setting.dtype)
     return Refused(piece, tightest) if best is None else best
 
@@ -349,39 +368,3 @@ def _named(kernel: KernelPlan, piece: Diagram) -> KernelPlan | None:
         return None
     derivation = replace(kernel.derivation, diagram=piece)
     return replace(kernel, derivation=derivation, program=replace(kernel.program, name=piece.name))
-
-
-def _anonymous(piece: Diagram) -> Diagram:
-    """Return a piece with its names replaced by their order: alike pieces, such as layers, become equal."""
-    axes = {axis: f"a{number}" for number, axis in enumerate(piece.axes)}
-    names = {each.name: f"A{number}" for number, each in enumerate(piece.arguments)}
-
-    def dims_of(each: Argument | Output) -> tuple[tuple[str, ...], ...]:
-        return tuple(tuple(axes[axis] for axis in dim) for dim in each.dims)
-
-    return Diagram(
-        "",
-        tuple(replace(each, name=names[each.name], dims=dims_of(each)) for each in piece.arguments),
-        tuple(
-            replace(
-                each, name="", dims=dims_of(each), added=tuple(axes[axis] for axis in each.added)
-            )
-            for each in piece.outputs
-        ),
-        tuple(_renamed(box, axes, names) for box in piece.boxes),
-        (),
-        tuple((axes[axis], size) for axis, size in piece.sizes),
-    )
-
-
-def _renamed(box: Box, axes: Mapping[str, str], names: Mapping[str, str]) -> Box:
-    match box:
-        case Input():
-            return Input(names[box.name], tuple(axes[axis] for axis in box.axes), box.kind)
-        case Index() | Size():
-            return replace(box, axis=axes[box.axis])
-        case Reduce():
-            own = tuple(axes[axis] for axis in box.axes)
-            return replace(box, axes=own, over=tuple(axes[axis] for axis in box.over))
-        case _:
-            return replace(box, axes=tuple(axes[axis] for axis in box.axes))

@@ -2,9 +2,8 @@
 
 In: the kernels that a plan runs. Out: the same, each with its form and the reason for it. The
 warp-specialised form is taken where a kernel has one, its time is predicted below the plain loop's, and
-nothing asks for the plain loop. Of its shapes it has the first that fits; the next, if that one is in slices
-and the next is predicted to be faster; a smaller one if the first may spill and that one, which does not, is
-as fast by the prediction.
+nothing asks for the plain loop. Of its shapes it has the first that fits; a smaller one if the first may
+spill and that one, which does not, is as fast by the prediction.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from napkin.schedule.kernel import Form, KernelPlan
 from napkin.schedule.occupancy import blocks_per_unit
 from napkin.schedule.predict import average_steps, predict, predict_specialised
 from napkin.schedule.predict_adding import ADDING_PARTS, predict_adding
+from napkin.schedule.shared_form import find_shared_form, has_shared_form
 from napkin.schedule.specialise import may_spill, specialise_in_shapes
 from napkin.schedule.warps import Specialised
 
@@ -25,6 +25,8 @@ FASTER = "it is predicted to be faster than the plain loop"
 BY_HAND = "its `on` block fixes the plain loop's tiles"
 _AS_FAST = 1.02  # nearer than predictions are to the truth (docs/model.md)
 ASKED = "asked for in place of the warp-specialised form"
+ASKED_LOOP = "asked for in place of the loop that reads operands from shared memory"
+AS_FAST = "it is predicted to be no slower than Triton's own loop"
 
 
 def with_forms(kernels: Sequence[KernelPlan], *, by_hand: bool) -> tuple[KernelPlan, ...]:
@@ -33,12 +35,16 @@ def with_forms(kernels: Sequence[KernelPlan], *, by_hand: bool) -> tuple[KernelP
 
 
 def in_plain_form(kernel: KernelPlan) -> KernelPlan:
-    """Return the kernel as a plain loop."""
+    """Return the kernel as Triton's own loop."""
+    if kernel.stead is not None:
+        return replace(kernel.stead, why=ASKED_LOOP)
     return kernel if kernel.form is None else replace(kernel, form=None, why=ASKED)
 
 
 def _with_form(kernel: KernelPlan, *, by_hand: bool) -> KernelPlan:
     found = find_form(kernel)
+    if isinstance(found, str) and has_shared_form(kernel.machine):
+        return _from_shared(kernel, by_hand=by_hand)
     if isinstance(found, str):
         return replace(kernel, form=None, why=found)
     if by_hand:
@@ -49,8 +55,24 @@ def _with_form(kernel: KernelPlan, *, by_hand: bool) -> KernelPlan:
     return replace(kernel, form=found, why=FASTER)
 
 
+def _from_shared(kernel: KernelPlan, *, by_hand: bool) -> KernelPlan:
+    """Return the kernel as a loop that reads operands from shared memory, or as Triton's own."""
+    found = find_shared_form(kernel)
+    if isinstance(found, str):
+        return replace(kernel, why=found)
+    if by_hand:
+        return replace(kernel, why=BY_HAND)
+    if found.prediction.seconds > kernel.prediction.seconds:
+        took = f"{found.prediction.seconds * 1e3:.3f} ms"
+        why = f"with operands in shared memory it is predicted to take {took}"
+        return replace(kernel, why=why)
+    return replace(found, why=AS_FAST)
+
+
 def _in_order(kernel: KernelPlan) -> KernelPlan:
     """Return the kernel with its plain loop's groups in the order that moves the fewest bytes."""
+    if kernel.loop is not None:
+        return kernel  # bands have not been tried beside several blocks a unit
     machine, sizes, said = kernel.machine, dict(kernel.sizes), kernel.prediction
     blocks = blocks_per_unit(machine, kernel.warps, said.shared_bytes, said.registers)
     program = in_best_order(kernel.program, machine, sizes, machine.units * blocks)
@@ -80,8 +102,6 @@ def find_form(kernel: KernelPlan) -> Form | str:
     if isinstance(shapes, str):
         return shapes
     first, *others = (_predicted(kernel, each) for each in shapes)
-    if first.warps.cuts and others and others[0].prediction.seconds < first.prediction.seconds:
-        first, *others = others  # a mask cuts more of taller tiles, and they may fill a wave less
     if not adds and may_spill(first.warps):
         for each in others:
             near = each.prediction.seconds <= _AS_FAST * first.prediction.seconds

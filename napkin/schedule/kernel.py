@@ -28,6 +28,7 @@ from napkin.schedule.predict import Prediction, predict
 from napkin.schedule.predict_adding import plain_adding_seconds
 from napkin.schedule.program import Dot, Program, tiles_of, walk
 from napkin.schedule.rewrite import rewrite
+from napkin.schedule.shared_loop import SharedLoop
 from napkin.schedule.structures import Structures
 from napkin.schedule.tilings import enumerate_tilings, least_depth
 from napkin.schedule.warps import Specialised
@@ -54,7 +55,9 @@ class KernelPlan:
     """A derivation laid on a machine as one kernel. `sizes` are the lengths it was judged at.
 
     `program`, `layout`, `warps` and `prediction` are those of its plain loop. `form` is what is printed
-    instead, if anything; `why` says in words why it is, or why the plain loop is printed.
+    instead, if anything; `why` says in words why it is, or why the plain loop is printed. `loop` says how the
+    plain loop's copies and waits stand if it reads operands from shared memory; it is then in the `stead` of
+    the kernel with Triton's own loop.
     """
 
     machine: Machine
@@ -67,6 +70,15 @@ class KernelPlan:
     prediction: Prediction
     form: Form | None = None
     why: str = ""
+    loop: SharedLoop | None = None
+    stead: KernelPlan | None = None
+
+    @property
+    def form_name(self) -> str:
+        """The form that is printed, in words."""
+        if self.loop is not None:
+            return "operands in shared memory"
+        return "plain loop" if self.form is None else "warp-specialised"
 
     @property
     def expected(self) -> Prediction:
@@ -254,7 +266,8 @@ class _Candidates:
         """Return what a plan takes at least; infinity if it holds too much."""
         if laid.is_overfull:
             return inf
-        return least_seconds(laid.program, self.machine, self.lengths, laid.walked)
+        fewest = min(warps for _, warps in laid.choices)
+        return least_seconds(laid.program, self.machine, self.lengths, laid.walked, fewest)
 
     def judged(self, laid: _Laid, stages: int, warps: int) -> KernelPlan | None:
         """Return the kernel of a tiling with rings so deep and so many warps, if it fits."""

@@ -27,6 +27,7 @@ from napkin.diagram import (
 )
 from napkin.operators import REDUCTIONS, Kind
 from napkin.schedule.boxes import BoxLowering
+from napkin.schedule.ends import simplify
 from napkin.schedule.layout import Layout
 from napkin.schedule.program import (
     Assign,
@@ -48,7 +49,6 @@ from napkin.schedule.regions import (
     descending,
     settle,
     shrinking,
-    simplify,
     walks,
 )
 from napkin.schedule.tiles import Scope
@@ -103,7 +103,7 @@ class _Lowering(BoxLowering):
                 self._value(simplify(self.graph, box), wish)
                 for box, wish in zip((walk.start, walk.stop), walk.wishes, strict=True)
             )
-            body = settle(self.graph, self.axes, stream.axis, one, condition, bounds, walk.region)
+            body = settle(self.graph, self.axes, stream.axis, one, condition, bounds, walk)
             operations = tuple(self._lower_body(one, body))
             self.scopes.tail.operations.append(
                 Loop(stream.axis, start, stop, step, walk.region, operations)
@@ -115,7 +115,11 @@ class _Lowering(BoxLowering):
         if one.stores:
             ends = (self.graph.constant(0), self.graph.add(Size(axis)))
             return [Walk(Region.PARTIAL, *ends, ("begin", "stop"))]
-        return walks(self.graph, self.axes, axis, bounds)
+        found = walks(self.graph, self.axes, axis, bounds)
+        if one.parts:
+            return found
+        # A form that starts at the end does so in the last loop's steps, whichever chunk it meets there.
+        return [replace(each, holds=False) for each in found]
 
     def _declare(self, each: Accumulator) -> None:
         name = self.table.fresh(self.scopes.tail, each.name)

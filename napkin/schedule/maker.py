@@ -81,13 +81,13 @@ class Maker:
         slots = self._slots(rings)
         staged = self._staged(rings, shared_limit)
         rings = self._deepened(rings, staged, shared_limit)
-        place, own = self._own_bounds(place_of(self.program))
+        place = place_of(self.program)
         carried = {name for name, slot in slots.items() if slot.age}
         chunks = tuple(
             self._chunks(loop, slots, carried, is_single=number == 0)
             for number, loop in enumerate(self.loops)
         )
-        prelude, drain = self._ends(place, own, rings, staged, slots)
+        prelude, drain = self._ends(place, rings, staged, slots)
         return Specialised(
             self.program,
             self.rows,
@@ -172,14 +172,13 @@ class Maker:
     def _ends(
         self,
         place: Sequence[Operation],
-        own: Sequence[Operation],
         rings: Sequence[Ring],
         staged: Sequence[Staged],
         slots: dict[str, Slot],
     ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """Return what a consumer does before the first chunk, and behind the last."""
         values = self._row_values(place)
-        elsewhere = [op for op in place if op not in values and op not in own]
+        elsewhere = [op for op in place if op not in values]
         prelude: list[Step] = [
             op for op in self.before if op not in elsewhere and not _is_shared(op)
         ]
@@ -196,12 +195,6 @@ class Maker:
         early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
         late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
         return tuple(prelude), (*early, *drain, *late)
-
-    def _own_bounds(
-        self, place: tuple[Operation, ...]
-    ) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
-        """Return a group's place as all warps find it, and what of it a consumer finds for its own rows."""
-        return place, ()
 
     def _row_values(self, place: Sequence[Operation]) -> tuple[Operation, ...]:
         """Return the row values of a group's place that a consumer also needs for rows of its own."""

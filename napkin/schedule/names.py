@@ -22,6 +22,10 @@ _GLUON = {
     "fence_async_shared",
     "warpgroup_mma",
     "warpgroup_mma_wait",
+    "async_copy",
+    "mma_v2",
+    "_contract_computed",
+    "_contract_shared",
 }
 _GLUON |= {"CONSUMERS", "ROWS", "_group", "_lane_sum", "_packed", "_pass_turn", "_reciprocal"}
 _GLUON |= {"_rounds", "_take_turn"}

@@ -7,7 +7,6 @@ registers of a consumer's thread that tiles take.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from napkin.operators import POINTWISE, Kind
 from napkin.schedule.count import extent, tile_bytes
@@ -32,10 +31,14 @@ from napkin.schedule.program import (
 
 OPERANDS = ("bf16", "fp16")  # what a contraction may take, and a store through shared memory give
 _NARROWEST = 16
+_SLOW = 8  # instructions of an element: a special function's share of the issue slots
 
 
-def find_obstacle(program: Program, rows: str) -> str | None:
-    """Return what of a rotated program this form has no way to do."""
+def find_obstacle(program: Program, rows: str, *, by_copy_engine: bool = True) -> str | None:
+    """Return what of a rotated program this form has no way to do.
+
+    Without `by_copy_engine`, tiles come to shared memory in some other way, of which it is not asked here.
+    """
     dims = [dim for dim in program.dims if rows in dim.axes]
     if not dims or dims[0].axes != (rows,):
         return f"`{rows}` shares its tile's rows with another axis"
@@ -46,7 +49,7 @@ def find_obstacle(program: Program, rows: str) -> str | None:
         elif isinstance(op, Dot):
             reason = _dot_obstacle(op, program, rows)
         else:
-            reason = _obstacle(op, rows)
+            reason = _obstacle(op, rows, by_copy_engine=by_copy_engine)
         if reason is not None:
             return reason
     read = {_streamed(op) for op in program.operations if isinstance(op, Loop)}
@@ -59,8 +62,10 @@ def _streamed(loop: Loop) -> tuple[str, ...]:
     return tuple(op.array for op in loop.body if isinstance(op, Load) and op.buffer is not None)
 
 
-def _obstacle(op: Operation, rows: str) -> str | None:
+def _obstacle(op: Operation, rows: str, *, by_copy_engine: bool) -> str | None:
     if isinstance(op, Load) and op.tile.level == "shared" and op.path is not Path.DESCRIPTOR:
+        if not by_copy_engine:
+            return None
         return f"`{op.array}` has no box that the copy engine could fetch"
     if isinstance(op, Fold) and rows in op.over:
         return f"`{rows}` is reduced in a tile"
@@ -153,17 +158,6 @@ def tile_registers(program: Program, consumers: int, *, together: bool = False) 
     return (held + widest) // (4 * 128 * consumers)
 
 
-def operand_registers(program: Program, consumers: int) -> int:
-    """Return the registers of a thread that the operands take that a step computes, rounded."""
-    most = 0
-    for loop in (op for op in program.operations if isinstance(op, Loop)):
-        tiles = {tile.name: tile for tile in tiles_of(loop.body) if tile.level == "register"}
-        dots = [op for op in loop.body if isinstance(op, Dot) and op.left in tiles]
-        made = {dot.left: replace(tiles[dot.left], storage=dot.operand_type) for dot in dots}
-        most = max(most, sum(tile_bytes(tile, program) for tile in made.values()))
-    return most // (4 * 128 * consumers)
-
-
 def _chunk_bytes(program: Program, loop: Loop, states: set[str], *, together: bool) -> int:
     """Return the bytes in registers at a chunk's widest moment; a mask takes a byte an element.
 
@@ -195,13 +189,14 @@ def _widest_moment(program: Program, loop: Loop, dots: Sequence[Dot]) -> int:
 
 
 def _computed_early(loop: Loop) -> list[Tile]:
-    """Return a step's tiles that special functions give of no contraction's result."""
+    """Return a step's tiles that special functions, or as slow ones, give of no contraction's result."""
     waiting: set[str] = set()
     found: list[Tile] = []
     for op in loop.body:
         name = writes(op)
         if isinstance(op, Dot) or waiting & set(reads(op)):
             waiting.add(name or "")
-        elif isinstance(op, Compute) and len(op.tile.dims) == 2 and POINTWISE[op.operator].sfu:
-            found.append(op.tile)
+        elif isinstance(op, Compute) and len(op.tile.dims) == 2:
+            row = POINTWISE[op.operator]
+            found += [op.tile] if row.sfu or row.fp32 >= _SLOW else []
     return found

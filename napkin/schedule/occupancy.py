@@ -1,7 +1,7 @@
-"""What a block of a Program's threads needs: shared memory, registers, and how many blocks share a unit.
+"""What a block of a Program's threads needs of shared memory, and how many blocks share a unit.
 
-In: a `Program`, a machine, warps. Out: bytes, registers a thread, blocks a unit. The Program that will be
-printed is counted and nothing else; the bases were read from the compilers over the shipped examples
+In: a `Program`, a machine, warps. Out: bytes, blocks a unit (registers: `registers`). The Program that
+will be printed is counted and nothing else; the bases were read from the compilers over the shipped examples
 (tests/test_aot.py holds them against it).
 """
 
@@ -16,25 +16,23 @@ from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import (
     Compute,
     Dot,
-    Fill,
     Fold,
     Load,
     Loop,
     Operation,
     Path,
     Program,
-    Region,
     Store,
     tiles_of,
     walk,
 )
 from napkin.schedule.remember import remembered
 
-_COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
 _BARRIER, _ALIGNED = 8, 16  # bytes
 _FOLDED = 4  # bytes of a value that a warp folded
-_ROWS_A_WARP = 16  # of a warpgroup contraction's result
-_FRAGMENT = 16  # rows (or columns) of an operand that mma.sync takes from registers at a time
+_LANES, _VECTOR = 32, 16  # threads of a warp, and bytes that each moves at once
+_MET = 512  # bytes of a warp through which what it read meets a warpgroup's result
+FRAGMENT = 16  # rows (or columns) of an operand that mma.sync takes from registers at a time
 
 
 def shared_bytes(program: Program, warps: int, *, wgmma: bool) -> int:
@@ -48,19 +46,60 @@ def shared_bytes(program: Program, warps: int, *, wgmma: bool) -> int:
     by_group = wgmma and all(elements(program, op.tile.dims[:1]) >= 64 for op in dots)
     total = _ring_bytes(program, loops, by_group=by_group)
     total += max((_handed_over(program, each, wgmma=wgmma) for each in loops), default=0)
-    total += max((_turned(program, each, wgmma=wgmma) for each in loops), default=0)
+    changing = [_turned(program, each, wgmma=wgmma) for each in loops]
+    changing += [_written_out(program, each, warps, by_group=by_group) for each in loops]
+    total += max(changing, default=0)
     for each in program.operations:
         if isinstance(each, Load) and each.tile.level == "shared":
             total += elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
     if not dots:
-        return total + _folded_bytes(program, warps)
+        return total + max(_folded_bytes(program, warps), _copied_bytes(program, loops))
+    total += max((_gathered_bytes(program, each, warps, wgmma=wgmma) for each in loops), default=0)
     return total + (0 if by_group else _shared_out(program, dots, warps))
 
 
 def _folded_bytes(program: Program, warps: int) -> int:
-    """Return the bytes in which warps exchange what each of them folded of a row."""
-    folds = [op for op in walk(program.operations) if isinstance(op, Fold) and not op.tile.dims]
-    return _FOLDED * warps if folds else 0
+    """Return the bytes in which warps exchange what each of them folded: of a row, or along columns."""
+    size = 0
+    for op in (each for each in walk(program.operations) if isinstance(each, Fold)):
+        count = elements(program, op.tile.dims)
+        apart = min(warps, count * elements(program, op.over) // _LANES)
+        if not op.tile.dims:
+            size = max(size, _FOLDED * warps)
+        elif _is_leading(program, op) and apart > 1:
+            size = max(size, _FOLDED * apart * count)
+    return size
+
+
+def _is_leading(program: Program, fold: Fold) -> bool:
+    """Return whether a fold is along the first axis of its tile, along which warps lie."""
+    tiles = {tile.name: tile for tile in tiles_of(program.operations)}
+    source = tiles.get(fold.source)
+    return source is not None and len(source.dims) > 1 and source.dims[0] in fold.over
+
+
+def _copied_bytes(program: Program, loops: Sequence[Loop]) -> int:
+    """Return the bytes of tiles that the copy engine brings to threads, with their barriers."""
+    copied = {
+        op.array: elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage] + _BARRIER
+        for loop in loops
+        for op in loop.body
+        if isinstance(op, Load) and op.path is Path.DESCRIPTOR
+    }
+    return sum(copied.values())
+
+
+def _gathered_bytes(program: Program, loop: Loop, warps: int, *, wgmma: bool) -> int:
+    """Return the bytes through which elements read at computed positions meet a contraction's result."""
+    results = {op.tile.dims for op in loop.body if isinstance(op, Dot)}
+    return max(
+        (
+            _MET * warps if wgmma else elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
+            for op in loop.body
+            if isinstance(op, Load) and op.gathered and op.gathered[-1] and op.tile.dims in results
+        ),
+        default=0,
+    )
 
 
 def _ring_bytes(program: Program, loops: Sequence[Loop], *, by_group: bool) -> int:
@@ -151,7 +190,7 @@ def _shared_out(program: Program, dots: Sequence[Dot], warps: int) -> int:
     for op in dots:
         rows, columns = (elements(program, dims) for dims in (op.tile.dims[:1], op.tile.dims[1:]))
         is_narrow = op.operand_type in TYPE_BYTES and op.left not in loaded
-        if is_narrow and rows < max(columns, _FRAGMENT * warps):
+        if is_narrow and rows < max(columns, FRAGMENT * warps):
             operand = elements(program, (*op.tile.dims[:1], op.over))
             size = max(size, operand * TYPE_BYTES[op.operand_type])
     return size
@@ -196,132 +235,23 @@ def _turned(program: Program, loop: Loop, *, wgmma: bool) -> int:
     return size
 
 
-def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
-    """Return the registers of a thread: states, the widest moment of a body, and addressing."""
-    loops = [op for op in program.operations if isinstance(op, Loop)]
-    hot = [op for op in loops if op.region is Region.FULL] or loops
-    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
-    rows = min((elements(program, op.tile.dims[:1]) for op in dots), default=64)
-    columns = max((elements(program, op.tile.dims[1:]) for op in dots), default=0)
-    from_shared = wgmma and rows >= 64
-    held = _held_words(program, from_shared=from_shared)
-    if from_shared and rows < _ROWS_A_WARP * warps:
-        held += _shared_columns(program)
-    widest = max(_body_words(program, op) for op in hot) if hot else _straight_words(program)
-    vectors = max((_column_words(program, op) for op in loops), default=0)
-    base = 28
-    if not from_shared:
-        streamed = any(_streams_left(op.body) for op in loops)
-        base = _FRAGMENT + columns * _FRAGMENT // 64 + _copy_registers(program, warps)
-        base += 3 * _FRAGMENT if streamed else 0  # the next rows are fetched meanwhile
-    return int((held + widest) / (32 * warps)) + vectors + base
+def _written_out(program: Program, loop: Loop, warps: int, *, by_group: bool) -> int:
+    """Return the bytes in which what a step contracts, and stores, becomes whole vectors.
 
-
-def _shared_columns(program: Program) -> int:
-    """Return the words that warps hold twice where they share a result's columns and its loop reads it.
-
-    What is made of a result's rows then crosses warps, and the compiler moves it while the result stays.
-    Read off compiled kernels: attention 33 registers, mlp 80, gated_mlp 103, matmul, which only adds, none.
+    At most: the compiler takes less where a warp holds whole rows of what it stores. A warpgroup's result
+    that memory holds along its rows goes through them a vector a thread at a time.
     """
-    loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
-    bodies = [op.body for op in loops]
-    dots = {op.tile.name: op.tile for body in bodies for op in body if isinstance(op, Dot)}
-    read = {name for body in bodies for op in body if not isinstance(op, Dot) for name in reads(op)}
-    if not read & set(dots):
-        return 0
-    return sum(elements(program, tile.dims) for tile in dots.values())
-
-
-def _copy_registers(program: Program, warps: int) -> int:
-    """Return the registers of a ring's copies where threads issue them themselves."""
-    loads = {
-        op.buffer
-        for op in walk(program.operations)
-        if isinstance(op, Load) and op.path is Path.POINTER
-    }
-    copied = sum(buffer.tile_bytes for buffer in program.buffers if buffer.name in loads)
-    return _COPY_REGISTERS * copied // (16 * 32 * warps)
-
-
-def _streams_left(body: Sequence[Operation]) -> bool:
-    """Return whether a contraction takes its left operand from a ring."""
-    loaded = {op.tile.name for op in body if isinstance(op, Load)}
-    return any(isinstance(op, Dot) and op.left in loaded for op in body)
-
-
-def _held_words(program: Program, *, from_shared: bool) -> float:
-    """Return the words that live through the loops: states, and operands that stay in registers."""
-    words = 0.0
-    for op in program.operations:
-        if isinstance(op, Fill):
-            words += elements(program, op.tile.dims)
-        if isinstance(op, Load) and op.tile.level == "shared" and not from_shared:
-            words += elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage] / 4
-    return words
-
-
-def _body_words(program: Program, loop: Loop) -> float:
-    """Return the words at a body's widest moment.
-
-    Contractions' results with their rounded copies, the widest computed operand, and 64-bit addresses of
-    elements read at computed positions.
-    """
-    words = 0.0
-    results = {op.tile.dims for op in loop.body if isinstance(op, Dot)}
-    added = {op.source for op in loop.body if isinstance(op, Store) and op.adds}
-    for op in loop.body:
-        if isinstance(op, Dot) and op.tile.name in added:
-            continue  # made when what it is made of has been rounded
-        if isinstance(op, Dot) and op.accumulator is None:
-            words += 1.5 * elements(program, op.tile.dims)
-        elif isinstance(op, Loop):
-            words += _body_words(program, op)
-        elif isinstance(op, Load) and op.gathered and op.gathered[-1] and op.tile.dims in results:
-            words += 1.5 * elements(program, op.tile.dims)
-    computed = [op for op in loop.body if isinstance(op, Compute) and len(op.tile.dims) > 1]
-    words += 0.5 * max((elements(program, op.tile.dims) for op in _meetings(loop)), default=0)
-    others = sorted(elements(program, dims) for dims in {op.tile.dims for op in computed} - results)
-    if results:
-        return words + 1.5 * max(others, default=0) + sum(others[:-1])
-    if any(isinstance(op, Dot) for op in walk(loop.body)):
-        return words + 2.0 * max(others, default=0)
-    vectors = [op.tile.dims for op in loop.body if isinstance(op, Load) and len(op.tile.dims) == 1]
-    along = max((elements(program, dims) for dims in vectors), default=0)
-    return words + max(others, default=0) + along
-
-
-def _meetings(loop: Loop) -> list[Compute]:
-    """Return the computations where two contractions' results meet: neither gives way before."""
-    made = {
-        op.tile.name: {op.tile.name}
-        for op in loop.body
-        if isinstance(op, Dot) and op.accumulator is None
-    }
-    met: list[Compute] = []
-    for op in loop.body:
-        if isinstance(op, Compute) and len(op.tile.dims) > 1:
-            sources = [made[each] for each in op.operands if isinstance(each, str) and each in made]
-            made[op.tile.name] = set().union(*sources)
-            if len(sources) > 1 and len(made[op.tile.name]) > 1:
-                met.append(op)
-    return met
-
-
-def _column_words(program: Program, loop: Loop) -> int:
-    """Return the registers of vectors along a result's columns: every thread of a row holds a quarter."""
+    arrays = {array.name: array for array in (*program.arrays, *program.outputs)}
     if not any(isinstance(op, Dot) for op in loop.body):
         return 0
-    made = [op for op in loop.body if isinstance(op, (Compute, Load))]
-    wide = {(op.tile.kind, isinstance(op, Load)) for op in made if op.tile.dims == (loop.axis,)}
-    loaded = any(is_load for _, is_load in wide)
-    if loop.region is Region.PARTIAL and not loaded:
-        return 0  # positions are made again where they are compared
-    return len(wide) * program.axis(loop.axis).tile // 4
-
-
-def _straight_words(program: Program) -> float:
-    largest = [elements(program, tile.dims) for tile in tiles_of(program.operations)]
-    return 3.0 * max(largest, default=0)
+    size = 0
+    for op in loop.body:
+        if isinstance(op, Store) and not op.adds and len(op.source_dims) > 1:
+            array = arrays[op.array]
+            along = by_group and array.axes[-1] in program.dim(op.source_dims[0]).axes
+            whole = elements(program, op.source_dims) * TYPE_BYTES[array.dtype]
+            size = max(size, min(whole, _VECTOR * _LANES * warps) if along else whole)
+    return size
 
 
 @remembered

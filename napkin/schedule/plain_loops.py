@@ -87,6 +87,11 @@ def plain_clocks(
     return clocks
 
 
+def exposed_clocks(work: Work) -> float:
+    """Return the least clocks of other arithmetic that nothing hides, however many blocks share a unit."""
+    return max(min(_EXPOSED) * work.vector, work.vector - work.tensor)
+
+
 def start_seconds(program: Program, machine: Machine, blocks: int, *, is_even: bool) -> float:
     """Return the seconds of a group outside its loops: its first loads, then its own rows in and out.
 
@@ -206,7 +211,7 @@ def _chain_clocks(
         latency = machine.latency("contraction") * machine.clock * (1 if by_warpgroup else 2)
         total += times * (tensor + vector + latency * _longest_chain(program, own))
         # Copies to positions that a step reads first are not issued ahead, however deep the ring.
-        at_positions = _reads_positions(own)
+        at_positions = reads_positions(own)
         if any(isinstance(op, Load) and len(op.tile.dims) > 1 for op in own):
             waits = machine.latency("copy") if stages == 2 or at_positions else 0.0
             waits += machine.latency("load") if at_positions else 0.0
@@ -215,7 +220,7 @@ def _chain_clocks(
 
 
 @remembered
-def _reads_positions(body: Sequence[Operation]) -> bool:
+def reads_positions(body: Sequence[Operation]) -> bool:
     """Return whether a step reads at positions that it reads first, such as pages of a table."""
     loaded: set[str] = set()
     for op in body:

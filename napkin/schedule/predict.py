@@ -15,23 +15,31 @@ from math import ceil, hypot, inf, prod
 
 from napkin.machine import Machine
 from napkin.schedule.clocks import Work, gather_clocks, loops_of, operand_clocks, work_of
-from napkin.schedule.occupancy import blocks_per_unit, registers_per_thread, shared_bytes
+from napkin.schedule.occupancy import blocks_per_unit, shared_bytes
 from napkin.schedule.order import specialised_order
 from napkin.schedule.plain_loops import (
     cut_loops,
     own_bytes,
     plain_clocks,
     read_again,
+    reads_positions,
     start_seconds,
 )
 from napkin.schedule.program import AxisRole, Loop, Program
+from napkin.schedule.registers import registers_per_thread
 from napkin.schedule.traffic import dram_traffic, least_traffic, most_traffic
 from napkin.schedule.trips import kinds_of_groups, loop_places, trips
 
 # Read off the compiler's reports, with the bases of `occupancy`:
 _MASK_REGISTERS = 6  # bounds and positions that a mask keeps beside the loops
-_MASKED_COPY_REGISTERS = 32  # where threads copy, and test every address
-_EVEN_WAVES = 4  # fewer waves than these end together: the last one counts whole
+_MASKED_COPY_REGISTERS = 7  # where threads copy, and test every address
+_BOUND_REGISTERS = 5  # of every further loop over what a mask cuts
+_COPIED_BOUND_REGISTERS = 32  # of one where threads copy
+_APART = 4  # the norm that joins memory's time and threads' where neither runs ahead of the other
+_COLD = (
+    3e-6  # seconds of a kernel with rings, whose first instructions and addresses come from memory
+)
+EVEN_WAVES = 4  # fewer waves than these end together: the last one counts whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +62,22 @@ def predict(
     sizes: Mapping[str, int],
     warps: int,
     walked: Mapping[int, float],
+    needs: tuple[int, int] | None = None,
 ) -> Prediction:
     """Return the shared memory, registers and time that a Program is expected to need.
 
-    `walked` are its `average_steps`. What is more than a block may hold takes for ever.
+    `walked` are its `average_steps`, `needs` its shared memory and registers if it is not printed as Triton's
+    own loop. What is more than a block may hold takes for ever.
     """
-    shared = shared_bytes(program, warps, wgmma=machine.has("wgmma"))
-    registers = registers_per_thread(program, warps, wgmma=machine.has("wgmma"))
+    shared, registers = needs or (
+        shared_bytes(program, warps, wgmma=machine.has("wgmma")),
+        registers_per_thread(program, warps, wgmma=machine.has("wgmma")),
+    )
     limits = machine.limits
     if shared > limits.shared_per_block or registers > limits.registers(warps):
         return Prediction(shared, registers, inf, "what a block may hold")
-    if any(walked[id(op)] >= 0.5 for op in cut_loops(program)):
-        registers += _MASK_REGISTERS if machine.has("tma") else _MASKED_COPY_REGISTERS
+    if needs is None:
+        registers += _mask_registers(program, machine, walked)
     groups = group_count(program, sizes)
     fitting = blocks_per_unit(machine, warps, shared, registers)
     blocks = min(fitting, ceil(groups / machine.units))
@@ -74,7 +86,7 @@ def predict(
     is_even = kinds_of_groups(program, sizes).count == 1
     starting = start_seconds(program, machine, blocks, is_even=is_even)
     waves = groups / machine.units
-    waves = ceil(waves) if is_even or waves < _EVEN_WAVES else waves
+    waves = ceil(waves) if is_even or waves < EVEN_WAVES else waves
     busy = {name: waves * each / machine.clock for name, each in clocks.items()}
     # Without rings there are blocks enough on a unit for one to start while others work.
     busy["starting"] = waves * starting if program.buffers else 0.0
@@ -142,10 +154,23 @@ def _bounded(
         memory = hypot(times["L2"], times["DRAM"], busy.get("waiting", 0.0))
         waves = max(groups / machine.units, 1.0)
         seconds = max(times["tensor and vector work"], memory * ceil(waves) / waves)
+    elif any(isinstance(op, Loop) and reads_positions(op.body) for op in program.operations):
+        # Copies to positions that a step reads first are not issued ahead: memory idles while threads work.
+        seconds = _norm(times["tensor and vector work"], max(times["L2"], times["DRAM"]), _APART)
     beyond = seconds - times["tensor and vector work"]
     parts = dict(busy) | ({f"waiting for {bound}": beyond} if beyond > 0 else {})
+    parts["starting"] += _COLD if program.buffers else 0.0
     parts["launching"] = machine.latency("launch")
     return Prediction(*needs, sum(parts.values()), bound, tuple(parts.items()))
+
+
+def _mask_registers(program: Program, machine: Machine, walked: Mapping[int, float]) -> int:
+    """Return the registers of a thread for the masks of a Program."""
+    cut = cut_loops(program)
+    masked, more = any(walked[id(op)] >= 0.5 for op in cut), max(len(cut) - 1, 0)
+    if machine.has("tma"):
+        return _BOUND_REGISTERS * more + (_MASK_REGISTERS if masked else 0)
+    return _COPIED_BOUND_REGISTERS * more + (_MASKED_COPY_REGISTERS if masked else 0)
 
 
 # --- warp-specialised -----------------------------------------------------------------------------

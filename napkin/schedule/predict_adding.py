@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from math import ceil, prod
 
 from napkin.machine import Machine
+from napkin.schedule.adding_steps import cut_at_end
 from napkin.schedule.clocks import full_rate_clocks, vector_clocks, weigh, work_of
 from napkin.schedule.count import tile_bytes
 from napkin.schedule.layout import TYPE_BYTES
@@ -38,7 +39,7 @@ def predict_adding(form: Specialised, machine: Machine, sizes: Mapping[str, int]
     waves = ceil(groups / machine.units)
     clocks = {"contractions": 0.0, "other arithmetic": 0.0, "waiting": 0.0}
     for loop in (op for op in program.operations if isinstance(op, Loop)):
-        step = _step_clocks(program, loop, machine)
+        step = _step_clocks(program, loop, form.rows, machine)
         clocks = {name: clocks[name] + walked[id(loop)] * step[name] for name in clocks}
     clocks["starting"] = _GROUP_CLOCKS * own_bytes(program)
     parts = {name: waves * each / machine.clock for name, each in clocks.items()}
@@ -59,11 +60,14 @@ def predict_adding(form: Specialised, machine: Machine, sizes: Mapping[str, int]
     return Prediction(*needs, sum(parts.values()), bound, tuple(parts.items()))
 
 
-def _step_clocks(program: Program, loop: Loop, machine: Machine) -> dict[str, float]:
-    """Return the clocks of a step by what the units do."""
+def _step_clocks(program: Program, loop: Loop, rows: str, machine: Machine) -> dict[str, float]:
+    """Return the clocks of a step by what the units do, but for the groups that reach past the end."""
+    rare = cut_at_end(loop.body, rows)
     tensor = sum(full_rate_clocks(program, op, machine) for op in loop.body if isinstance(op, Dot))
     vector = _EXPOSED * sum(
-        vector_clocks(program, op, machine) for op in loop.body if isinstance(op, Compute | Fold)
+        vector_clocks(program, op, machine)
+        for op in loop.body
+        if isinstance(op, Compute | Fold) and op.tile.name not in rare
     )
     whole = ((tensor + vector) ** _ORDER + _CHAIN_CLOCKS**_ORDER) ** (1 / _ORDER)
     return {

@@ -2,8 +2,7 @@
 
 In: a pass, its condition and the bounds of that. Out: the loops, as boxes for their ends (`walks`), and for
 each loop the factors that every accumulator folds there (`settle`): without the mask where it holds
-throughout, with it and the axis's end where it holds in part. Padding of whole axes is masked (`padded`),
-unless the zeros that loads read past an end do it.
+throughout, with it and the axis's end where it holds in part (`ends`).
 
 It works on boxes alone and knows no tile's name.
 """
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from napkin.algebra.affine import Variation
 from napkin.algebra.conditions import vanishes
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import FARTHEST, Bounds, interval
+from napkin.algebra.masks import Bounds, interval
 from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,
@@ -25,29 +24,35 @@ from napkin.diagram import (
     Gather,
     Graph,
     Index,
-    Input,
     Pointwise,
     Size,
-    operands_of,
-    substitute,
     topological,
 )
 from napkin.operators import REDUCTIONS, Kind
-from napkin.schedule.program import AxisRole, AxisTile, Region
+from napkin.schedule.ends import (
+    finite_groups,
+    inside_of,
+    mask_end,
+    padded_groups,
+    replaced,
+    unit_of,
+)
+from napkin.schedule.program import AxisTile, Region
 from napkin.schedule.rewrite import split_scale
-
-_LARGEST_INT = 2**31 - 1
-_POLES = ("div", "rsqrt", "log", "log2", "pow")  # infinite (or nothing) at a zero last operand
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """One loop over the stream: from box `start` to box `stop`, with names wished for the two."""
+    """One loop over the stream: from box `start` to box `stop`, with names wished for the two.
+
+    In a partial region that `holds` only the axis's end cuts chunks: the condition is true throughout.
+    """
 
     region: Region
     start: int
     stop: int
     wishes: tuple[str, str]
+    holds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ def walks(graph: Graph, axes: Mapping[str, AxisTile], axis: str, bounds: Bounds)
     if full_start != zero or bounds.full.stop is not None:
         full_stop = graph.pointwise("max2", full_stop, full_start)
     loops.append(Walk(Region.FULL, full_start, full_stop, (full_begin, full_end)))
-    loops.append(Walk(Region.PARTIAL, full_stop, stop, (full_end, end)))
+    holds = bounds.full.stop is None and bounds.any.stop is None and bounds.residual is None
+    loops.append(Walk(Region.PARTIAL, full_stop, stop, (full_end, end), holds))
     return loops
 
 
@@ -169,81 +175,47 @@ def settle(
     one: Pass,
     condition: int | None,
     bounds: Bounds,
-    region: Region,
+    walk: Walk,
 ) -> Body:
     """Settle the masks of a chunk: gone in full regions, joined with the axis's end in partial ones."""
     groups = [each.factors for each in one.folds]
-    stores = one.stores
+    stores, region = one.stores, walk.region
+    holds = walk.holds or region is Region.FULL
+    if holds and condition is not None and bounds.residual != condition:
+        swaps = _held(graph, condition, bounds.residual)
+        groups = [
+            _carried(graph, each, replaced(graph, group, swaps))
+            for each, group in zip(one.folds, groups, strict=True)
+        ]
     if region is Region.FULL:
-        if condition is not None and bounds.residual != condition:
-            swaps = _held(graph, condition, bounds.residual)
-            groups = [
-                _carried(graph, each, _replaced(graph, group, swaps))
-                for each, group in zip(one.folds, groups, strict=True)
-            ]
-        return Body(region, _padded_groups(graph, axes, one, groups), stores)
-    inside = _inside(graph, axis)
-    if condition is not None:
+        return Body(region, padded_groups(graph, axes, one, groups), stores)
+    inside = inside_of(graph, axis)
+    if condition is not None and not holds:
         both = graph.pointwise("and", condition, inside)
-        groups = [_replaced(graph, group, {condition: both}) for group in groups]
+        groups = [replaced(graph, group, {condition: both}) for group in groups]
     else:
         swaps = _masked_extrema(graph, one, inside)
         groups = [
             _masked_alike(graph, each, group, swaps, axis)
             for each, group in zip(one.folds, groups, strict=True)
         ]
+    groups = finite_groups(graph, one, groups, axis)
     settled = [  # a part is stored with its ends masked
-        _mask(graph, each, group, inside, axis) if axis in each.over else group
+        mask_end(graph, each, group, inside, axis) if axis in each.over else group
         for each, group in zip(one.folds, groups, strict=True)
     ]
-    return Body(region, _padded_groups(graph, axes, one, settled), stores)
+    return Body(region, padded_groups(graph, axes, one, settled), stores)
 
 
 def _carried(graph: Graph, each: Accumulator, group: tuple[int, ...]) -> tuple[int, ...]:
     """Let a group still carry every axis that is folded, where the mask that is gone alone did."""
-    unit, zero = graph.constant(_unit(each)), graph.constant(0)
+    unit, zero = graph.constant(unit_of(each)), graph.constant(0)
     for axis in each.over:
         if all(axis not in graph[factor].axes for factor in group):
             everywhere = graph.pointwise("ge", graph.add(Index(axis)), zero)
             first = graph.pointwise("where", everywhere, group[0], unit)
             group = (first, *group[1:])
     return group
-
-
-def _padded_groups(
-    graph: Graph, axes: Mapping[str, AxisTile], one: Pass, groups: Sequence[tuple[int, ...]]
-) -> tuple[tuple[int, ...], ...]:
-    """Mask the padding of the whole axes that an accumulator folds beside the stream's own."""
-    return tuple(
-        padded(graph, axes, replace(each, factors=group))
-        for each, group in zip(one.folds, groups, strict=True)
-    )
-
-
-def padded(graph: Graph, axes: Mapping[str, AxisTile], each: Accumulator) -> tuple[int, ...]:
-    """Mask a reduction's padding along whole and split axes, unless the loads' zeros do it."""
-    factors = each.factors
-    for axis in each.over:
-        tile = axes[axis]
-        if tile.role is AxisRole.STREAM or tile.is_exact or tile.dim is None:
-            continue
-        factors = _mask(graph, each, factors, _inside(graph, axis), axis)
-    return factors
-
-
-def within_ends(graph: Graph, axes: Mapping[str, AxisTile], extreme: Extreme) -> int:
-    """Return what an extreme over a tile is taken of, with no say for positions past an axis's end."""
-    value = extreme.operand
-    farthest = FARTHEST if extreme.bounds else _LARGEST_INT
-    unit = graph.constant(farthest if extreme.end == "least" else -farthest)
-    for axis in graph[value].axes:
-        if not axes[axis].is_exact:
-            value = graph.pointwise("where", _inside(graph, axis), value, unit)
-    return value
-
-
-def _inside(graph: Graph, axis: str) -> int:
-    return graph.pointwise("lt", graph.add(Index(axis)), graph.add(Size(axis)))
 
 
 def _held(graph: Graph, condition: int, residual: int | None) -> dict[int, int]:
@@ -274,10 +246,6 @@ def _joined(graph: Graph, condition: int | None) -> list[int]:
     return found
 
 
-def _replaced(graph: Graph, group: tuple[int, ...], swaps: dict[int, int]) -> tuple[int, ...]:
-    return tuple(simplify(graph, each) for each in substitute(graph, group, swaps))
-
-
 def _masked_extrema(graph: Graph, one: Pass, inside: int) -> dict[int, int]:
     """Mask what a maximum folds where it is made, so that what reads it too needs no mask of its own."""
     swaps: dict[int, int] = {}
@@ -297,10 +265,10 @@ def _masked_alike(
     graph: Graph, each: Accumulator, group: tuple[int, ...], swaps: dict[int, int], axis: str
 ) -> tuple[int, ...]:
     """Read the masked values too, save in a factor of a sum that they would make infinite."""
-    swapped = _replaced(graph, group, swaps)
+    swapped = replaced(graph, group, swaps)
     if each.operator != "sum":
         return swapped
-    inside = _inside(graph, axis)
+    inside = inside_of(graph, axis)
     return tuple(
         new if vanishes(graph, replace(each, factors=(new,)), inside) else old
         for old, new in zip(group, swapped, strict=True)
@@ -311,50 +279,6 @@ def _is_gathered(graph: Graph, each: int) -> bool:
     return any(isinstance(box, Gather) and box.array == each for box in graph.boxes)
 
 
-def _mask(
-    graph: Graph, each: Accumulator, factors: tuple[int, ...], inside: int, axis: str
-) -> tuple[int, ...]:
-    """Make a chunk the unit past an axis's end, where loads read zero."""
-    unit = graph.constant(_unit(each))
-    factors = tuple(
-        graph.pointwise("where", inside, factor, unit)
-        if len(factors) > 1 and _may_be_infinite(graph, each, factor, inside, axis)
-        else factor
-        for factor in factors
-    )
-    if vanishes(graph, replace(each, factors=factors), inside, zero_filled=axis):
-        return factors
-    chosen = next(
-        (
-            i
-            for i, factor in enumerate(factors)
-            if axis in graph[factor].axes and not isinstance(graph[factor], Input)
-        ),
-        next(i for i, factor in enumerate(factors) if axis in graph[factor].axes),
-    )
-    cut = graph.pointwise("where", inside, factors[chosen], unit)
-    return (*factors[:chosen], cut, *factors[chosen + 1 :])
-
-
-def _unit(each: Accumulator) -> float | int | bool:
-    """Return a fold's unit as its kind holds it: among integers, the ends of their range."""
-    if each.kind is not Kind.INT:
-        return each.unit
-    return int(max(min(each.unit, _LARGEST_INT), -_LARGEST_INT - 1))
-
-
-def _may_be_infinite(graph: Graph, each: Accumulator, factor: int, inside: int, axis: str) -> bool:
-    """Return whether a factor of zeros past the end may be infinite: zero times it is not zero."""
-    if vanishes(graph, replace(each, factors=(factor,)), inside, zero_filled=axis):
-        return False
-    return any(
-        isinstance(box, Pointwise)
-        and box.operator in _POLES
-        and axis in graph[box.operands[-1]].axes
-        for box in (graph[i] for i in topological(graph, [factor]))
-    )
-
-
 def _align(graph: Graph, value: int | None, step: int, *, up: bool) -> int:
     """Round a position down (or up) to a multiple of the step (a box)."""
     assert value is not None
@@ -363,38 +287,3 @@ def _align(graph: Graph, value: int | None, step: int, *, up: bool) -> int:
         assert isinstance(constant, Constant)
         value = graph.pointwise("add", value, graph.constant(int(constant.value) - 1))
     return graph.pointwise("mul", graph.pointwise("floordiv", value, step), step)
-
-
-def simplify(graph: Graph, root: int) -> int:
-    """Fold truth constants and trivial integer arithmetic out of a box."""
-    done: dict[int, int] = {}
-    for each in topological(graph, [root]):
-        box = graph[each]
-        if not isinstance(box, Pointwise):
-            (done[each],) = substitute(graph, [each], done) if operands_of(box) else (each,)
-            continue
-        operands = [done[operand] for operand in box.operands]
-        done[each] = _simplified(graph, box.operator, operands)
-    return done[root]
-
-
-def _simplified(graph: Graph, operator: str, operands: list[int]) -> int:
-    boxes = [graph[each] for each in operands]
-    values = [box.value if isinstance(box, Constant) else None for box in boxes]
-    if operator == "where" and values[0] is not None:
-        return operands[1] if values[0] else operands[2]
-    if operator == "and" and any(value is True for value in values):
-        return operands[1] if values[0] is True else operands[0]
-    if operator in ("add", "sub") and values[1] == 0 and boxes[1].kind is Kind.INT:
-        return operands[0]
-    if operator in ("min2", "max2") and operands[0] == operands[1]:
-        return operands[0]
-    first = boxes[0]
-    if operator == "neg" and isinstance(first, Pointwise) and first.operator == "neg":
-        return first.operands[0]
-    integers = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
-    if len(integers) == 2 and operator in ("add", "sub", "mul", "floordiv"):
-        a, b = integers
-        result = {"add": a + b, "sub": a - b, "mul": a * b, "floordiv": a // b if b else 0}
-        return graph.constant(result[operator])
-    return graph.pointwise(operator, *operands)

@@ -2,20 +2,23 @@
 
 In: a `KernelPlan`, as its plain loop has it. Out: the axis of the rows, and `Shape`s to try, the best
 first. A consumer has 64 rows, as one warpgroup's wgmma has them, and as many consumers work as registers
-allow; 128 positions a chunk keep the contractions of a chunk long against its barriers. Where a stream only
-adds up contractions of what it loads, what counts is how much is contracted for every byte copied: a
-consumer has 128 rows if its sums fit registers, and chunks are short, so that many are on their way.
+allow; 128 positions a chunk keep the contractions of a chunk long against its barriers, but for a stream that
+values of rows bound, which may be short. Where a stream only adds up contractions of what it loads, what
+counts is how much is contracted for every byte copied: a consumer has 128 rows if its sums fit registers, and
+chunks are short, so that many are on their way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from napkin.schedule.count import extent
 from napkin.schedule.kernel import KernelPlan
 from napkin.schedule.layout import Tiling
+from napkin.schedule.obstacles import place_of
 from napkin.schedule.panels import is_contracted_alone, panelled
-from napkin.schedule.program import AxisRole, Dot, Loop, Program, walk
+from napkin.schedule.program import AxisRole, Dot, Fill, Load, Loop, walk
 from napkin.schedule.rotate import only_adds
 from napkin.schedule.tilings import power_of_two
 
@@ -23,40 +26,48 @@ ROWS = 64  # of one warpgroup's wgmma
 _MAX_WHOLE = 256
 
 
-class Overlap(StrEnum):
-    """What runs beside a chunk's arithmetic: nothing, contractions of the chunk before, slices of its own."""
-
-    NONE = "none"
-    DELAYED = "delayed"
-    SLICED = "sliced"
-
-
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Consumers, rows of each, positions of a chunk, the depths of the rings to try, the best first.
 
-    `overlap` is what runs beside a chunk's arithmetic.
+    Chunks are `is_short` where a stream may be.
     """
 
     consumers: int
     rows: int
     chunk: int
     stages: tuple[int, ...]
-    overlap: Overlap = Overlap.NONE
+    is_short: bool = False
 
 
-# Slices are not among them: as printed now they fault on a GPU (docs/hopper.md, "Slices").
 _COMPUTING = (
-    Shape(3, ROWS, 128, (2,), Overlap.DELAYED),
-    *(Shape(2, ROWS, chunk, (2,), Overlap.DELAYED) for chunk in (128, 64, 32)),
+    Shape(3, ROWS, 128, (2,)),
+    *(Shape(2, ROWS, chunk, (2,)) for chunk in (128, 64, 32)),
 )
+# Streams that values of rows bound may be short, and are cut at both ends: of shorter chunks less is computed
+# in vain.
+# It was run for sums of 128 columns and 4096 positions alone (docs/hopper.md).
+_BOUND_BY_ROWS = (Shape(2, ROWS, 64, (2,), is_short=True), *_COMPUTING)
+_RUN_COLUMNS, _RUN_POSITIONS = 128, 4096
 _ADDING = tuple(Shape(2, rows, 64, (4, 3, 2)) for rows in (2 * ROWS, ROWS))
 
 
-def shapes_of(program: Program) -> tuple[Shape, ...]:
+def shapes_of(kernel: KernelPlan) -> tuple[Shape, ...]:
     """Return the shapes that a kernel may have, the best first."""
-    loops = [op for op in program.operations if isinstance(op, Loop)]
-    return _ADDING if loops and all(only_adds(loop.body) for loop in loops) else _COMPUTING
+    loops = [op for op in kernel.program.operations if isinstance(op, Loop)]
+    if loops and all(only_adds(loop.body) for loop in loops):
+        return _ADDING
+    return _BOUND_BY_ROWS if loops and _may_be_short(kernel, loops) else _COMPUTING
+
+
+def _may_be_short(kernel: KernelPlan, loops: Sequence[Loop]) -> bool:
+    """Return whether values of rows bound a kernel's stream, in sizes for which short chunks were run."""
+    program = kernel.program
+    sums = [op.tile for op in program.operations if isinstance(op, Fill) and len(op.tile.dims) == 2]
+    columns = {extent(tile.dims[1:], program) for tile in sums}
+    positions = max(dict(kernel.sizes)[loop.axis] for loop in loops)
+    by_rows = any(isinstance(op, Load) and op.tile.dims for op in place_of(program))
+    return by_rows and columns == {_RUN_COLUMNS} and positions <= _RUN_POSITIONS
 
 
 def row_axis(kernel: KernelPlan) -> str | None:

@@ -26,8 +26,9 @@ def show_plan(plan: Plan, words: Sequence[Sequence[str]] = ()) -> str:
     below = [["", *each] for each in words] or [[] for _ in plan.kernels]
     if len(plan.kernels) == 1:
         (kernel,) = plan.kernels
-        what = "it" if kernel.form is None else "the plain loop instead"
-        fix = [f"to fix {what}, put this in the file:", "", *_on_block(kernel)]
+        own = kernel.form is None and kernel.stead is None
+        what = "it" if own else "the plain loop instead"
+        fix = [f"to fix {what}, put this in the file:", "", *_on_block(kernel.stead or kernel)]
         return "\n".join([title, "", *_kernel_lines(kernel), *below[0], "", *fix])
     lines = [title, "", *cut_lines(plan)]
     for number, (each, more) in enumerate(zip(plan.kernels, below, strict=True), 1):
@@ -119,9 +120,14 @@ def _adding_lines(kernel: KernelPlan) -> list[str]:
 
 def form_line(kernel: KernelPlan) -> str:
     """Return in a line which form of a kernel is printed, and why."""
+    tiles = ", ".join(f"{each.axis} {each.tile}" for each in kernel.printed.axes if each.tile > 1)
+    if kernel.stead is not None:
+        return (
+            f"loop with operands in shared memory: {kernel.warps} warps, tiles {tiles}, "
+            f"because {kernel.why}, which takes {duration(kernel.stead.prediction.seconds)}"
+        )
     if kernel.form is None:
         return f"plain loop: {kernel.why}" if kernel.why else "plain loop"
-    tiles = ", ".join(f"{each.axis} {each.tile}" for each in kernel.printed.axes if each.tile > 1)
     warps = kernel.form.warps
     others = "a producer, a dispatcher" if warps.dispatched else "a producer"
     return (

@@ -13,17 +13,18 @@ It is not asked here whether this form is faster than the plain one.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from napkin.schedule.bounds import join_bounds
+from napkin.schedule.held import with_held_operands
 from napkin.schedule.kernel import KernelPlan, storage_types
 from napkin.schedule.layout import build_layout
 from napkin.schedule.lower import lower
 from napkin.schedule.maker import BARRIER_BYTES, Maker
-from napkin.schedule.obstacles import find_obstacle, operand_registers, tile_registers
+from napkin.schedule.obstacles import find_obstacle, tile_registers
 from napkin.schedule.program import Program
-from napkin.schedule.rotate import descend, rotate
-from napkin.schedule.shapes import ROWS, Overlap, Shape, row_axis, shapes_of, tiling_of
-from napkin.schedule.slices import SLICES
-from napkin.schedule.slicing import Slicing
+from napkin.schedule.rotate import rotate
+from napkin.schedule.shapes import ROWS, Shape, row_axis, shapes_of, tiling_of
 from napkin.schedule.vectors import in_every_loop
 from napkin.schedule.warps import Specialised
 
@@ -51,7 +52,7 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
     types = storage_types(kernel.derivation.diagram, kernel.dtype)
     limit = kernel.machine.limits.shared_per_block
     fitting: list[Specialised] = []
-    for shape in shapes_of(kernel.program):
+    for shape in shapes_of(kernel):
         found: list[Specialised] = []
         for stages in shape.stages:
             tiling = tiling_of(kernel, rows, shape, stages)
@@ -61,12 +62,17 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
             if isinstance(made, str):
                 reason = made
             else:
-                found.append(made)
+                found.append(_in_short_chunks(made, kernel) if shape.is_short else made)
         if found:
             fitting.append(
                 max(found, key=lambda each: len(each.staged))
             )  # the deepest of those alike
     return tuple(fitting) or reason
+
+
+def _in_short_chunks(form: Specialised, kernel: KernelPlan) -> Specialised:
+    """Return a form in short chunks with what they ask for: operands in registers, masks that take few."""
+    return replace(with_held_operands(form, kernel.machine), tests_apart=True)
 
 
 def may_spill(form: Specialised) -> bool:
@@ -82,21 +88,16 @@ def specialise_program(
     program: Program, rows: str, shape: Shape, shared_limit: int, stages: int
 ) -> Specialised | str:
     """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
-    is_sliced = shape.overlap is Overlap.SLICED
-    order = descend if is_sliced else rotate
-    rotated = order(in_every_loop(join_bounds(program)))
+    rotated = rotate(in_every_loop(join_bounds(program)))
     if isinstance(rotated, str):
         return rotated
     reason = find_obstacle(rotated, rows)
     if reason is not None:
         return reason
-    maker = Slicing if is_sliced else Maker
-    made = maker(rotated, rows, shape.consumers, stages).run(shared_limit)
+    made = Maker(rotated, rows, shape.consumers, stages).run(shared_limit)
     if made.shared_bytes + BARRIER_BYTES > shared_limit:
         return f"the rings take {made.shared_bytes} bytes of shared memory"
     words = tile_registers(rotated, shape.consumers)
-    if is_sliced:
-        words += operand_registers(rotated, shape.consumers) // SLICES
     if words + _BESIDE_TILES[shape.consumers] > made.registers[0]:
         return f"the tiles of a consumer take {words} registers a thread"
     return made

@@ -141,7 +141,8 @@ def _tiles(kernel: KernelPlan, rows: str | None) -> Iterator[Variable]:
     Where contractions take operands from registers alone, those that stay lie there.
     """
     table = columns(kernel.printed)
-    stay = "shared" if kernel.machine.has("wgmma") else "register"
+    in_shared = kernel.machine.has("wgmma") or kernel.loop is not None
+    stay = "shared" if in_shared else "register"
     levels = ("shared", "register") if kernel.form is None and stay == "shared" else ("register",)
     for level in levels:
         fullest = max(table, key=lambda column: _fullness(column, level), default=None)

@@ -46,24 +46,32 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What parts of sums multiply, as consumers share it, rounded; and the outputs that they are added to."""
+    """What parts of sums multiply, as consumers share it, rounded; and the outputs that they are added to.
+
+    With a slot a stage a chunk's lies beside that of the chunk before, which others may still read.
+    """
 
     tile: Tile
     arrays: tuple[str, ...]
-    shared_bytes: int
+    slots: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The first columns of a resident tile, which every consumer keeps in registers for a whole group."""
+
+    tile: str
+    columns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """A loop over chunks, or one chunk alone, with a consumer's steps.
-
-    `wholes` gives, for every tile that steps make of a slice of the chunk, the tile of the whole chunk.
-    """
+    """A loop over chunks, or one chunk alone, with a consumer's steps."""
 
     loop: Loop
     steps: tuple[Step, ...]
     is_single: bool
-    wholes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,7 @@ class Specialised:
 
     `place` is done by all warps for every group. The producer fills the resident rings, and the others
     once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`. `slots` gives the slot of every
-    shared tile by name, `cuts` the dim that a dim of slices is cut from.
+    shared tile by name. With `tests_apart` a mask is tested a comparison at a time.
     """
 
     program: Program
@@ -89,14 +97,17 @@ class Specialised:
     registers: tuple[int, int]
     parts: tuple[Part, ...] = ()
     dispatched: bool = False
-    cuts: tuple[tuple[str, str], ...] = ()
+    held: tuple[Held, ...] = ()
+    tests_apart: bool = False
 
     @property
     def shared_bytes(self) -> int:
         """The shared memory of a block, without barriers."""
         rings = sum(ring.slots * ring.slot_bytes for ring in self.rings)
         own = sum(each.slot_bytes for each in self.staged if each.ring is None)
-        return rings + self.consumers * own + sum(each.shared_bytes for each in self.parts)
+        return (
+            rings + self.consumers * own + sum(each.slots * each.slot_bytes for each in self.parts)
+        )
 
     @property
     def warps(self) -> int:

@@ -17,13 +17,16 @@ from napkin.emit.gluon.adding import print_adding
 from napkin.emit.gluon.apart import Renamed, keep_apart, renamed_line
 from napkin.emit.gluon.entry import GluonEntry
 from napkin.emit.gluon.functions import Box, ModuleText, print_functions
+from napkin.emit.gluon.shared_loop import print_shared_loop
 from napkin.emit.render import render
 from napkin.emit.triton import (
+    approximates,
     constants_of,
     entry_name,
     kernel_names,
     kernel_view,
     launches_of,
+    plain_text,
     signature_of,
     squeeze,
     tiles_line,
@@ -37,6 +40,8 @@ from napkin.schedule.warps import Specialised
 _SIXTEEN_BIT = {"bf16", "fp16"}
 _OWN_HELPERS = {
     "add_tile",
+    "contract_computed",
+    "contract_shared",
     "float",
     "group",
     "hand_over",
@@ -48,12 +53,16 @@ _OWN_HELPERS = {
     "pass_turn",
     "rounds",
     "sigmoid",
-    "slice",
     "take_turn",
     "tanh_approximate",
+    "where_eq",
+    "where_le",
+    "where_lt",
+    "where_ne",
 }
 
 
+_AMPERE = ("async_copy", "mma_v2")
 _HOPPER = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
 
 
@@ -143,7 +152,8 @@ def _parts(plan: Plan) -> tuple[Part, ...]:
     endings = endings if len(endings) > 1 else [""]
     plain: dict[str, Part] = {}
     texts: dict[str, ModuleText] = {}
-    for ending, kernel, launch in zip(endings, plan.kernels, launches_of(plan), strict=True):
+    launches = launches_of(plan, loop_text)
+    for ending, kernel, launch in zip(endings, plan.kernels, launches, strict=True):
         if kernel.form is None:
             plain[ending] = _plain_part(kernel, launch)
         else:
@@ -162,7 +172,27 @@ def _parts(plan: Plan) -> tuple[Part, ...]:
     )
 
 
+def loop_text(kernel: KernelPlan) -> KernelText:
+    """Return a kernel without roles as its module has it."""
+    if kernel.loop is None:
+        return plain_text(kernel)
+    return print_shared_loop(
+        kernel.program, kernel.loop, kernel.warps, approximate=approximates(kernel)
+    )
+
+
+def _shared_part(kernel: KernelPlan, launch: Launch) -> Part:
+    """Return what a loop adds that reads operands from shared memory; its helpers are Gluon functions."""
+    helpers = tuple(_own_helper(each, {}) for each in sorted(launch.text.helpers))
+    printed = kernel_view(launch)
+    parameters = tuple(re.sub(r"\btl\.", "gl.", each) for each in printed.parameters)
+    view = FunctionView("gluon.jit", printed.name, parameters, printed.body)
+    return Part(launch, None, constants_of(kernel, launch), helpers, (view,))
+
+
 def _plain_part(kernel: KernelPlan, launch: Launch) -> Part:
+    if kernel.loop is not None:
+        return _shared_part(kernel, launch)
     described = {"descriptor"} if uses_descriptors(launch.program) else set()
     helpers = tuple(_plain_helper(each) for each in sorted(launch.text.helpers | described))
     printed = kernel_view(launch)
@@ -213,29 +243,40 @@ def _defined(helper: str) -> str:
     return found[1] if found else helper
 
 
-# --- the head of a module -----------------------------------------------------------------------------
+# --- imports ------------------------------------------------------------------------------------------
 
 
 def _imports(parts: Sequence[Part], helpers: Iterable[str]) -> tuple[str, ...]:
     """Return the imports: Gluon's, and Triton's language where a kernel is a plain loop."""
-    plain = [each for each in parts if each.boxes is None]
+    decorators = {function.decorator for each in parts for function in each.functions}
+    shared = any(each.launch.text.aligned for each in parts)
+    formed = any(each.boxes is not None for each in parts)
     lines = ["import os", ""] if any("os.environ" in each for each in helpers) else []
     own = any("@builtin" in each for each in helpers)
     lines += ["import torch", "import triton"]
-    lines += ["import triton.language as tl"] if plain else []
+    lines += ["import triton.language as tl"] if "triton.jit" in decorators else []
     lines += ["from triton._C.libtriton import ir"] if own else []
     lines += [
         "from triton.experimental import gluon",
         "from triton.experimental.gluon import language as gl",
         *(["from triton.experimental.gluon.language._core import builtin"] if own else []),
-        "from triton.experimental.gluon.language.nvidia.hopper import (",
-        *(f"    {name}," for name in _HOPPER),
-        ")",
-        "from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor",
     ]
-    if any(uses_descriptors(each.launch.program) for each in plain):
+    if shared:
+        names = ", ".join(_AMPERE)
+        lines.append(f"from triton.experimental.gluon.language.nvidia.ampere import {names}")
+    if formed:
+        lines += [
+            "from triton.experimental.gluon.language.nvidia.hopper import (",
+            *(f"    {name}," for name in _HOPPER),
+            ")",
+            "from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor",
+        ]
+    if any(uses_descriptors(each.launch.program) for each in parts if each.boxes is None):
         lines.append("from triton.tools.tensor_descriptor import TensorDescriptor")
     return tuple(lines)
+
+
+# --- the head of a module -----------------------------------------------------------------------------
 
 
 def _header(plan: Plan, notes: tuple[str, ...]) -> str:

@@ -9,15 +9,17 @@ can't know.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+from napkin.emit.expressions import Call, Define, Leaf, Statement
 from napkin.emit.gluon.functions import Box, Function, ModulePrinter, ModuleText
 from napkin.emit.gluon.names import GluonNames, name_all
 from napkin.emit.triton.spelling import TRITON_TYPES, spell
-from napkin.schedule.barriers import Share, Sync
+from napkin.schedule.adding_steps import cut_at_end
+from napkin.schedule.barriers import Ahead, Share, Sync
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import Array, Dot, Region, Store, tiles_of, walk
+from napkin.schedule.program import Array, Dot, Length, Region, Store, tiles_of, walk
 from napkin.schedule.warps import Chunks, Ring, Specialised, Staged
 
 _CHUNKS = {
@@ -28,12 +30,13 @@ _CHUNKS = {
 
 @dataclass(frozen=True, slots=True)
 class AddingNames:
-    """The opaque zero, the parts' shared tiles and their layouts.
+    """The opaque zero, the next chunk's slot, the parts' shared tiles and their layouts.
 
     `columns` gives a consumer's share of a part's columns by dim.
     """
 
     zero: str
+    next: str
     tiles: tuple[str, ...]
     layouts: tuple[str, ...]
     columns: dict[str, str]
@@ -58,6 +61,7 @@ class AddingPrinter(ModulePrinter):
         self.parts = {dot.tile.name: dot for dot in self.dots if dot.tile.name in sources}
         self.adding = self._name_parts()
         self.shared: dict[str, str] = {}
+        self.cut: frozenset[str] = frozenset()
 
     def _name_parts(self) -> AddingNames:
         taken = {tile.name for tile in tiles_of(self.program.operations)}
@@ -66,6 +70,7 @@ class AddingPrinter(ModulePrinter):
         columns = {dot.tile.dims[1] for dot in self.parts.values()}
         return AddingNames(
             names.fresh("zero"),
+            names.fresh("next_slot"),
             tuple(names.fresh(f"{part.tile.name}_shared") for part in parts),
             tuple(names.fresh(f"LAYOUT_{part.tile.name.upper()}") for part in parts),
             {dim: names.fresh(f"SHARE_{dim.upper()}") for dim in sorted(columns)},
@@ -111,7 +116,8 @@ class AddingPrinter(ModulePrinter):
         for part, name, layout in named:
             shape = ", ".join(self._extent_of(dim, by_rows=False) for dim in part.tile.dims)
             kind = TRITON_TYPES[part.tile.storage]
-            self._line(f"{name} = gl.allocate_shared_memory({kind}, [1, {shape}], {layout})")
+            room = f"[{'1' if part.slots == 1 else 'STAGES'}, {shape}]"
+            self._line(f"{name} = gl.allocate_shared_memory({kind}, {room}, {layout})")
         self._line("")
         super()._start_partitions(*functions)
 
@@ -124,6 +130,7 @@ class AddingPrinter(ModulePrinter):
 
     def _chunks(self, each: Chunks) -> None:
         loop, start = each.loop, self.names.starts[each.loop.axis]
+        self.cut = cut_at_end(loop.body, self.kernel.rows)
         begin, stop = self._leaf(loop.start, ()), self._leaf(loop.stop, ())
         self._line("")
         self._line(f"# {_CHUNKS[loop.region].format(axis=loop.axis)}")
@@ -159,25 +166,75 @@ class AddingPrinter(ModulePrinter):
             rows = f"slice({self.words.consumer} * ROWS, ROWS, {place})"
             self._line(f"{tile.name} = {tile.name}.{rows}")
 
+    # --- rows past the end ------------------------------------------------------------------------
+
+    def _statement(self, each: Statement) -> None:
+        """Print a choice by what lies past the end of the rows for the tiles that reach it, once made."""
+        if not isinstance(each, Define) or each.tile.name not in self.cut:
+            super()._statement(each)
+            return
+        inside, value, other = each.value.operands
+        if isinstance(value, Call):
+            super()._statement(Define(each.tile, value))
+        else:
+            self._line(f"{each.tile.name} = {self._operand(value, each.value)}")
+            self.tiles[each.tile.name] = each.tile
+        cut = replace(each.value, operands=(inside, Leaf(each.tile.name), other))
+        size = self._leaf(Length(self.kernel.rows), ())
+        self._line(f"if {self._start(self.kernel.rows)} + ROWS > {size}:")
+        self.depth += 1
+        super()._statement(Define(each.tile, cut))
+        self.depth -= 1
+
     # --- parts ------------------------------------------------------------------------------------
 
     def _sync(self, each: Sync) -> None:
-        if isinstance(each, Share):
-            self._share(each)
-        else:
-            super()._sync(each)
+        match each:
+            case Share():
+                self._share(each)
+            case Ahead():
+                self._contract_ahead(each)
+            case _:
+                super()._sync(each)
 
     def _share(self, each: Share) -> None:
         """Print how a consumer's rows come into shared memory, once all have read what was there."""
-        shared = f"{self.adding.tiles[each.number]}.index({self.adding.zero})"
+        only = self.kernel.parts[each.number].slots == 1
+        slot = self.adding.zero if only else self.words.slot
+        shared = f"{self.adding.tiles[each.number]}.index({slot})"
         self.shared[each.tile.name] = shared
         place = each.tile.dims.index(self.kernel.rows)
         mine = f"{shared}.slice({self.words.consumer} * ROWS, ROWS, {place})"
         meet = self._helper("meet", "_meet", [])
-        self._line(meet)
+        if only:
+            self._line(meet)
         self._line(f"{mine}.store({each.tile.name}.to({TRITON_TYPES[each.tile.storage]}))")
         self._line("fence_async_shared()")
         self._line(meet)
+
+    def _contract_ahead(self, each: Ahead) -> None:
+        """Print the contraction that the next chunk starts with; past the last one its result is not read."""
+        words, dot, ring = self.words, each.dot, self.rings[each.slot.ring]
+        first, last = self.kernel.chunks[0].loop, self.kernel.chunks[-1].loop
+        stop, block = self._leaf(last.stop, ()), self._block(first.axis)
+        start, step = f"{self.names.starts[first.axis]} + {block}", f"({words.step} + 1)"
+        into = dot.tile.name
+        if each.is_first:
+            start, step = self._leaf(first.start, ()), words.step
+            shape, layout = self._shape(dot.tile.dims), self.layout(dot.tile.dims)
+            into = f"tl.zeros({shape}, tl.float32, {layout})"
+            self.tiles[dot.tile.name] = dot.tile
+            resident = self.rings[self.slots[dot.left].ring]
+            self._name_resident(resident, self.resident_slot(resident)[0])
+        self._line(f"{self.adding.next} = {step} % STAGES")
+        full = f"{words.full[ring.name]}.index({self.adding.next})"
+        self._line(f"mbarrier.wait({full}, {step} // STAGES & 1, pred={start} < {stop})")
+        dims = ring.load.tile.dims
+        matrix = ", ".join(self._extent_of(dim, by_rows=False) for dim in dims)
+        right = f"{words.buffers[ring.name]}.index({self.adding.next}).reshape([{matrix}])"
+        right += "" if dims[0] == dot.over else ".permute((1, 0))"
+        contracted = f"{self._left(dot)}, {right}, {into}, use_acc=False, is_async=True"
+        self._line(f"{dot.tile.name} = warpgroup_mma({contracted})")
 
     def _dot(self, each: Dot) -> str:
         if each.tile.name not in self.parts:

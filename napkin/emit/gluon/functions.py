@@ -287,16 +287,15 @@ class ModulePrinter(WalkPrinter):
                 self._fill_slot(ring, *self.resident_slot(ring))
                 self.depth = 2
         start = self.names.starts[self.kernel.chunks[0].loop.axis]
-        for chunks in self._walks():
-            self._line(f"for {start} in {chunks}:")
-            self.depth += 1
-            self._line(f"{words.slot} = {words.step} % STAGES")
-            self._line(f"{words.phase} = {words.step} // STAGES & 1")
-            for ring in self.rings.values():
-                if not ring.resident:
-                    self._fill_slot(ring, words.slot, words.phase)
-            self._line(f"{words.step} += 1")
-            self.depth -= 1
+        self._line(f"for {start} in {self._all_chunks()}:")
+        self.depth += 1
+        self._line(f"{words.slot} = {words.step} % STAGES")
+        self._line(f"{words.phase} = {words.step} // STAGES & 1")
+        for ring in self.rings.values():
+            if not ring.resident:
+                self._fill_slot(ring, words.slot, words.phase)
+        self._line(f"{words.step} += 1")
+        self.depth -= 1
         self.print_next_group(warps=1)
 
     def _groups(self, warps: int) -> None:
@@ -361,8 +360,6 @@ class ModulePrinter(WalkPrinter):
             self._line("tma.store_wait(0)")
 
     def _left_to_do(self, last: Chunks) -> str:
-        if self.kernel.cuts:
-            return "behind the stream"
         return f"what the chunk at {self.names.starts[last.loop.axis]} is still to add"
 
     def _lanes(self) -> None:

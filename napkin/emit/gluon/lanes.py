@@ -94,11 +94,9 @@ class _Rewriter:
         chunks = []
         for number, each in enumerate(form.chunks):
             names = frozenset(name for parts in self.kept.values() for name in parts[number])
-            sliced = names | {name for name, whole in each.wholes if whole in names}
             swaps = {id(op): self._by_lane(op, names) for op in each.loop.body}
             steps = tuple(
-                step if isinstance(step, Sync) else swaps.get(id(step), self._by_lane(step, sliced))
-                for step in each.steps
+                step if isinstance(step, Sync) else swaps.get(id(step), step) for step in each.steps
             )
             body = tuple(swaps.values())
             chunks.append(replace(each, loop=replace(each.loop, body=body), steps=steps))

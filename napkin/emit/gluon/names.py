@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from napkin.emit.triton.spelling import Spelling
-from napkin.schedule.barriers import Slice
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.panels import panels_of
-from napkin.schedule.program import Compute, Dot, tiles_of, walk
+from napkin.schedule.program import Dot, tiles_of, walk
 from napkin.schedule.warps import Specialised
 
 _FUNCTIONS = ("place", "dispatch", "produce", "consume")
@@ -32,7 +31,8 @@ class GluonNames:
     that bound the stream. `counts` and `places` are the number of slots of a resident ring, and its slot and
     phase for this group. `counter` is what groups are taken from, and `place_buffer` where the numbers of one
     are handed over, while there are `more`. `panels` are the widths of dims that lie in panels, and
-    `panel_tiles` the parts of the tiles over them.
+    `panel_tiles` the parts of the tiles over them. `held` are the columns that registers hold of resident
+    tiles.
     """
 
     kernel: str
@@ -70,12 +70,13 @@ class GluonNames:
     stages: Mapping[str, str]
     layouts: Mapping[tuple[str, ...], str]
     row_layout: str
+    held: Mapping[str, str]
 
 
 def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
     """Choose the names of a kernel that its module calls `name`."""
     program = kernel.program
-    names = Names(RESERVED | _spelled(spelling) | {name, program.name} | _tiles(kernel))
+    names = Names(RESERVED | spelled_names(spelling) | {name, program.name} | _tiles(kernel))
     function = {part: names.fresh(f"{program.name}_{part}") for part in _FUNCTIONS}
     counter = {word: names.fresh(word) for word in _COUNTERS}
     rings = [ring.name for ring in kernel.rings]
@@ -83,9 +84,6 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
     panels = panels_of(program)
     loaded = {ring.name: ring.load.tile for ring in kernel.rings}
     results = [op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)]
-    made = [s.tile for each in kernel.chunks for s in each.steps if isinstance(s, Compute | Slice)]
-    cut = {dim for dim, _ in kernel.cuts}
-    results += [tile.dims for tile in made if tile.level == "register" and cut & set(tile.dims[1:])]
     return GluonNames(
         kernel=name,
         **function,
@@ -114,14 +112,15 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
             dims: names.fresh(f"LAYOUT_{'_'.join(dims).upper()}") for dims in dict.fromkeys(results)
         },
         row_layout=names.fresh(f"LAYOUT_{kernel.rows.upper()}"),
+        held={each.tile: names.fresh(f"{each.tile}_held") for each in kernel.held},
     )
 
 
-def _spelled(spelling: Spelling) -> set[str]:
+def spelled_names(spelling: Spelling) -> set[str]:
+    """Return every name that a kernel and its entry share."""
     tables = (getattr(spelling, each.name) for each in fields(spelling))
     return {name for table in tables for name in table.values()}
 
 
 def _tiles(kernel: Specialised) -> set[str]:
-    made = {tile.name for tile in tiles_of(kernel.program.operations)}
-    return made | {name for each in kernel.chunks for name, _ in each.wholes}
+    return {tile.name for tile in tiles_of(kernel.program.operations)}

@@ -10,28 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napkin.emit.expressions import inline
-from napkin.emit.gluon.steps import StepPrinter
+from napkin.emit.gluon.held import HeldPrinter
 from napkin.emit.triton.spelling import as_integer, literal
 from napkin.operators import POINTWISE, REDUCTIONS
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.order import uneven_axis
-from napkin.schedule.program import Compute, EdgePosition, Fold, Load, Operation, Positions
+from napkin.schedule.program import Compute, Fold, Load, Operation, Positions
 
 _BAND = 8  # tiles of a band, measured on an H200 (docs/hopper.md)
 
 
-class PlacePrinter(StepPrinter):
+class PlacePrinter(HeldPrinter):
     """Prints what finds a group's place."""
-
-    place_is_all = False  # whether what is printed is of all consumers' rows
-
-    def _edge(self, each: EdgePosition) -> str:
-        """Return an edge of the tile at hand: where a consumer has bounds of its own, of its rows."""
-        is_all = self.place_is_all or not self.kernel.cuts
-        if is_all or each.axis != self.kernel.rows or each.end == "first":
-            return super()._edge(each)
-        start = self.names.starts[each.axis]
-        return f"tl.minimum({start} + ROWS, {self._size(each.axis)}) - 1"
 
     def row_values(self) -> tuple[Operation, ...]:
         """Return the operations of a group's place that make row values, or fold them."""
@@ -43,7 +33,6 @@ class PlacePrinter(StepPrinter):
 
     def print_group(self) -> None:
         """Print the position of a group, and the whole numbers that its stream's ends need."""
-        self.place_is_all = True
         self._split(self.words.group)
         self._line("")
         values = self.row_values()
@@ -58,7 +47,6 @@ class PlacePrinter(StepPrinter):
         if values:
             self._fold_rows(values)
         self._print_place(late)
-        self.place_is_all = False
 
     def _print_place(self, operations: Sequence[Operation]) -> None:
         for each in inline(operations, self._read_elsewhere(operations)):

@@ -7,6 +7,7 @@ derivation, cost and plan.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from napkin.diagram import SCALAR_TYPES, Diagram, implied_sizes, print_diagram
@@ -58,7 +59,11 @@ def kernel_names(plan: Plan) -> tuple[str, ...]:
 
 
 def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
-    """Return the module of a plan's kernels; `notes` are lines for its header (cost, prediction)."""
+    """Return the module of a plan's kernels, all as Triton's own loops.
+
+    `notes` are lines for its header (cost, prediction).
+    """
+    plan = plan.plain
     diagram = plan.diagram
     launches = launches_of(plan)
     printer = EntryPrinter(signature_of(plan), launches)
@@ -85,10 +90,17 @@ def emit_triton(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:
     return render("triton/kernel.py.jinja", view=view)
 
 
-def launches_of(plan: Plan) -> tuple[Launch, ...]:
+def plain_text(kernel: KernelPlan) -> KernelText:
+    """Return a kernel as Triton's own loop."""
+    return print_kernel(kernel.program, approximate=approximates(kernel))
+
+
+def launches_of(
+    plan: Plan, printed: Callable[[KernelPlan], KernelText] = plain_text
+) -> tuple[Launch, ...]:
     """Return the kernels with their names in the module; the constants of several are numbered."""
     kernels = kernel_names(plan)
-    texts = [print_kernel(each.program, approximate=_approximates(each)) for each in plan.kernels]
+    texts = [printed(each) for each in plan.kernels]
     names = Names(RESERVED - {"WARPS", "STAGES"} | {entry_name(plan.diagram), *kernels})
     made: list[Launch] = []
     for number, (plan_of_one, text) in enumerate(zip(plan.kernels, texts, strict=True), 1):
@@ -101,7 +113,7 @@ def launches_of(plan: Plan) -> tuple[Launch, ...]:
     return tuple(made)
 
 
-def _approximates(kernel: KernelPlan) -> bool:
+def approximates(kernel: KernelPlan) -> bool:
     """Return whether one-instruction functions are exact enough for what the kernel stores."""
     return kernel.dtype in _SIXTEEN_BIT
 

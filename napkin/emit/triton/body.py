@@ -203,7 +203,7 @@ class BodyPrinter(MemoryPrinter):
         stages = ", num_stages=STAGES" if pipelined else ", num_stages=1"
         if self.depth == 1:
             self._line("")
-            self._line(f"# {_LOOP_COMMENTS[role, loop.region].format(axis=loop.axis)}")
+            self._line(f"# {LOOP_COMMENTS[role, loop.region].format(axis=loop.axis)}")
         self._line(f"for {name} in tl.range({start}, {stop}, {step}{stages}):")
         around, self.unsettled = self.unsettled, running_on(loop)
         self.depth += 1
@@ -260,7 +260,7 @@ class BodyPrinter(MemoryPrinter):
 
 _COMBINERS = {"prod": "multiply", "any": "or", "all": "and"}  # helpers that `tl.reduce` takes
 
-_LOOP_COMMENTS = {
+LOOP_COMMENTS = {
     (AxisRole.STREAM, Region.FULL): "stream {axis}: chunks that need no mask",
     (AxisRole.STREAM, Region.PARTIAL): "stream {axis}: chunks that a mask or the end cuts",
     (AxisRole.SPLIT, Region.FULL): "sum over {axis} in chunks",

@@ -152,10 +152,11 @@ class EntryPrinter:
         return {tile.axis: tile.size for tile in tiles if tile.size is not None}
 
     def _align(self, launch: Launch, aligned: set[str]) -> None:
-        """Copy what a descriptor can't take as it lies, arrays between two kernels included."""
+        """Copy what can't be taken by whole vectors as it lies, arrays between two kernels included."""
         for array in launch.program.arrays:
             name, tensor = array.name, self.tensors[array.name]
-            if launch.spelling.descriptors[name] in launch.text.parameters and name not in aligned:
+            described = launch.spelling.descriptors[name] in launch.text.parameters
+            if (described or name in launch.text.aligned) and name not in aligned:
                 aligned.add(name)
                 self.lines.append(f"{tensor} = _aligned({tensor})")
 

@@ -18,12 +18,16 @@ _MAX_POWER = 8
 
 @dataclass
 class KernelText:
-    """The kernel's parameters (in order) and body lines, and the helper functions that it calls."""
+    """The kernel's parameters (in order) and body lines, and the helper functions that it calls.
+
+    `aligned` are the arrays whose rows must be whole vectors of 16 bytes, one after the other.
+    """
 
     parameters: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     helpers: set[str] = field(default_factory=set)
     blocks: dict[str, int] = field(default_factory=dict)
+    aligned: set[str] = field(default_factory=set)
 
 
 class ValuePrinter:

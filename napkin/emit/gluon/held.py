@@ -1,0 +1,65 @@
+"""Contractions whose left side lies in registers in part.
+
+In: a `Specialised` kernel and its names. Out: a printer of steps that reads a resident tile's first columns
+into registers once a group, and contracts them, then the rest, with the same positions.
+"""
+
+from __future__ import annotations
+
+from napkin.emit.expressions import Statement
+from napkin.emit.gluon.names import GluonNames
+from napkin.emit.gluon.steps import StepPrinter
+from napkin.schedule.barriers import Await, Sync
+from napkin.schedule.program import Dot
+from napkin.schedule.warps import Specialised
+
+
+class HeldPrinter(StepPrinter):
+    """Prints contractions in two or more parts, the first with what registers hold."""
+
+    def __init__(
+        self, kernel: Specialised, lane: str | None, names: GluonNames, *, approximate: bool
+    ) -> None:
+        super().__init__(kernel, lane, names, approximate=approximate)
+        self.held = {each.tile: each.columns for each in kernel.held}
+
+    def _sync(self, each: Sync) -> None:
+        super()._sync(each)
+        if isinstance(each, Await) and self.rings[each.slot.ring].resident:
+            name = self.rings[each.slot.ring].load.tile.name
+            if name in self.held:
+                self._print_held(name)
+
+    def _print_held(self, name: str) -> None:
+        """Print how a resident tile's first columns are read into registers."""
+        dot = next(dot for dot in self.dots if dot.left == name)
+        operand = f"gl.DotOperandLayout(0, {self.words.layouts[dot.tile.dims]}, 2)"
+        part = f"{name}.slice(0, {self.held[name]}, dim=1).load({operand})"
+        self._line(f"{self.words.held[name]} = {self._helper('packed', '_packed', [part])}")
+
+    def _statement(self, each: Statement) -> None:
+        super()._statement(each)
+        if isinstance(each, Dot) and each.left in self.held:
+            self.issued[-1] = len(self._columns(each))
+
+    def _dot(self, each: Dot) -> str:
+        if each.left not in self.held:
+            return super()._dot(each)
+        result = each.accumulator
+        for start, count in self._columns(each):
+            left = f"{each.left}.slice({start}, {count}, dim=1)"
+            left = left if start else self.words.held[each.left]
+            dims = self.rings[self.slots[each.right].ring].load.tile.dims
+            right = f"{each.right}.slice({start}, {count}, dim={dims.index(each.over)})"
+            result = self._contracted(left, self._turned(right, each, each.right, 0), result, each)
+        assert result is not None
+        return result
+
+    def _columns(self, dot: Dot) -> list[tuple[int, int]]:
+        """Return where a contraction's parts start and how wide they are, multiples of their widths."""
+        start = self.held[dot.left]
+        parts = [(0, start)]
+        while start < self.program.dim(dot.over).extent:
+            parts.append((start, start))
+            start *= 2
+        return parts

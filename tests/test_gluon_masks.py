@@ -1,0 +1,110 @@
+"""Masks of a warp-specialised kernel: a comparison at a time gives the same, and is printed as one test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from napkin.emit.gluon import emit_gluon, plan_in_form
+from napkin.emit.gluon.masks import tests_apart as parted
+from napkin.schedule.program import Compute, Loop, Operation, Program
+from tests.programs import Tiles, arguments_of, diagram_of, program_of, run
+from tests.test_gluon import formed
+
+MASKS = (
+    "x <= q",
+    "x <= q and q - x < width",
+    "x <= q and (q - x < width and x != 3)",
+    "x <= q and (r[q] == p[x] or x < 2)",
+    "r[q] == p[x] and not (x > q)",
+    "(q - x) % 2 == 0 and x <= q",
+)
+
+
+def with_tests_apart(program: Program) -> Program:
+    return replace(
+        program,
+        operations=tuple(
+            replace(op, body=body(op)) if isinstance(op, Loop) else op for op in program.operations
+        ),
+    )
+
+
+def body(loop: Loop) -> tuple[Operation, ...]:
+    return tuple(each for each in parted(loop.body, frozenset()) if isinstance(each, Operation))
+
+
+def choices(program: Program) -> list[Compute]:
+    loops = (op for op in program.operations if isinstance(op, Loop))
+    found = [op for loop in loops for op in loop.body if isinstance(op, Compute)]
+    return [op for op in found if op.operator == "where" and len(op.tile.dims) == 2]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_comparison_at_a_time_gives_the_same(mask: str) -> None:
+    diagram = diagram_of(
+        "diagram f(Q[q d], K[x d], V[x v], r[q]: int32, p[x]: int32, width: int) -> O[q v]\n"
+        "    S[q x] = sum[d](Q * K)\n"
+        f"    O[q v] = sum[x](softmax[x](where({mask}, S, -inf)) * V)\n"
+    )
+    sizes = {"q": 21, "x": 27, "d": 3, "v": 2}
+    arguments = arguments_of(diagram, sizes, {}, 0)
+    whole = program_of(diagram, sizes, Tiles(8, 8))
+    parts = with_tests_apart(whole)
+    for name, value in run(whole, arguments, sizes).outputs.items():
+        assert (run(parts, arguments, sizes).outputs[name] == value).all()
+    conditions = {op.operands[0] for op in choices(parts)}
+    made = {op.tile.name: op for op in _computed(parts)}
+    assert not any(made[name].operator == "and" for name in conditions if name in made)
+
+
+def _computed(program: Program) -> list[Compute]:
+    loops = (op for op in program.operations if isinstance(op, Loop))
+    return [op for loop in loops for op in loop.body if isinstance(op, Compute)]
+
+
+def test_a_conjunction_that_something_else_reads_stays_whole() -> None:
+    diagram = diagram_of(
+        "diagram f(Q[q d], K[x d], V[x v]) -> O[q v], N[q]\n"
+        "    S[q x] = sum[d](Q * K)\n"
+        "    M[q x] = x <= q and q < x + 9\n"
+        "    O[q v] = sum[x](where(M, exp(S), 0) * V)\n"
+        "    N[q] = sum[x](where(M, S, 0))\n"
+    )
+    sizes = {"q": 21, "x": 27, "d": 3, "v": 2}
+    arguments = arguments_of(diagram, sizes, {}, 0)
+    whole = program_of(diagram, sizes, Tiles(8, 8))
+    found = run(with_tests_apart(whole), arguments, sizes).outputs
+    for name, value in run(whole, arguments, sizes).outputs.items():
+        assert (found[name] == value).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "tests"),
+    [("causal", {"le"}), ("window", {"le", "lt"}), ("document", {"le", "eq"})],
+)
+def test_a_comparison_of_whole_numbers_is_one_test_an_element(name: str, tests: set[str]) -> None:
+    text = printed(name, tests_apart=True)
+    assert {each for each in ("le", "lt", "eq", "ne") if f"= _where_{each}(" in text} == tests
+    loops = text[text.index("# stream x") :]
+    assert "gl.where(" not in loops[: loops.index("tma.async_copy_shared_to_global(")]
+
+
+@pytest.mark.parametrize("name", ["causal", "window", "document"])
+def test_a_form_that_does_not_ask_for_it_keeps_truth_values(name: str) -> None:
+    assert "_where_" not in printed(name, tests_apart=False)
+
+
+def test_an_example_without_a_mask_tests_no_more_than_the_end() -> None:
+    assert printed("attention", tests_apart=True).count("= _where_lt(") == 2
+
+
+def test_elements_read_by_pointer_keep_masks_as_truth_values() -> None:
+    assert "_where_l" not in printed("relative_bias", tests_apart=True)
+
+
+def printed(name: str, *, tests_apart: bool) -> str:
+    kernel, form = formed(name)
+    assert not form.tests_apart
+    return emit_gluon(plan_in_form(kernel, replace(form, tests_apart=tests_apart)))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from napkin.algebra.naming import diagram_names
+from napkin.algebra.naming import diagram_names, fresh_name
 from napkin.algebra.picks import without_picks
 from napkin.diagram import (
     STORAGE_BYTES,
@@ -199,7 +199,7 @@ class _Cutter:
             marked = (replace(each, added=self.added.get(each.box, ())) for each in outputs)
             return (verify(replace(self.diagram, outputs=tuple(marked))),)
         stem = self.diagram.name[:_LONGEST_NAME]
-        names = (self._fresh(f"{stem}_{number}") for number in range(1, len(made) + 1))
+        names = (fresh_name(f"{stem}_{number}", self.taken) for number in range(1, len(made) + 1))
         return tuple(
             verify(replace(each, name=name)) for name, each in zip(names, made, strict=True)
         )
@@ -251,15 +251,7 @@ class _Cutter:
             wish = "_".join((box.operator, *box.over))
         else:
             wish = "_".join((getattr(box, "operator", "read"), *(box.axes or ("all",))))
-        return self._fresh(wish[:_LONGEST_NAME])
-
-    def _fresh(self, wish: str) -> str:
-        name, number = wish, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wish}_{number}"
-        self.taken.add(name)
-        return name
+        return fresh_name(wish[:_LONGEST_NAME], self.taken)
 
     def _outputs(self, each: int) -> list[Output]:
         """Return what a kept box's piece gives: the diagram's outputs, and the array if it is read."""

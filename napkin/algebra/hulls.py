@@ -19,6 +19,7 @@ from napkin.algebra.affine import MIRRORED, is_known_before
 from napkin.algebra.derive import Derivation
 from napkin.algebra.laws import check_laws
 from napkin.algebra.masks import Hull, negated
+from napkin.algebra.relabel import woven
 from napkin.algebra.streams import derive_stream
 from napkin.diagram import (
     Argument,
@@ -178,7 +179,7 @@ def _ends(graph: Graph, axes: Sequence[str], axis: str, may: int, sure: int) -> 
         stop,
         *(graph.pointwise("where", gapless, each, zero) for each in (sure_first, sure_stop)),
     )
-    return tuple(_woven(graph, axes, each) for each in ends)
+    return tuple(woven(graph, axes, each) for each in ends)
 
 
 def _first_and_stop(graph: Graph, axis: str, test: int) -> tuple[int, int]:
@@ -194,15 +195,6 @@ def _first_and_stop(graph: Graph, axis: str, test: int) -> tuple[int, int]:
         for operator, each in zip(("min", "max"), where, strict=True)
     )
     return first, stop
-
-
-def _woven(graph: Graph, axes: Sequence[str], each: int) -> int:
-    """Weave a number over the axes that it lacks."""
-    for axis in axes:
-        if axis not in graph[each].axes:
-            everywhere = graph.pointwise("ge", graph.add(Index(axis)), graph.constant(0))
-            each = graph.pointwise("where", everywhere, each, graph.constant(0))
-    return each
 
 
 def _fresh(axis: str, taken: Collection[str]) -> tuple[str, ...]:

@@ -28,6 +28,16 @@ from napkin.operators import Kind
 _UNNAMED = re.compile(r"t\d+")
 
 
+def fresh_name(wish: str, taken: set[str]) -> str:
+    """Return the wished name, with a number behind it if it is taken, and take it."""
+    name, number = wish, 1
+    while name in taken:
+        number += 1
+        name = f"{wish}_{number}"
+    taken.add(name)
+    return name
+
+
 def diagram_names(diagram: Diagram) -> dict[int, str]:
     """Return the names that statements gave."""
     return {

@@ -1,4 +1,4 @@
-"""Boxes with other labels for some of their axes.
+"""Boxes with other labels for some of their axes, or with more axes.
 
 In: a graph, boxes, and the labels to give. Out: the boxes again under those labels; arrays become reads at
 the new labels' positions.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from napkin.diagram import Gather, Graph, Index, Input, Pointwise, Reduce, operands_of
 from napkin.language.errors import InternalError
+from napkin.operators import Kind
 
 
 def relabel(graph: Graph, roots: Sequence[int], labels: Mapping[str, str]) -> tuple[int, ...]:
@@ -61,3 +62,13 @@ def _relabelled(graph: Graph, each: int, labels: Mapping[str, str], new: Mapping
             return graph.reduce(box.operator, [new[operand] for operand in box.operands], box.over)
         case _:
             raise InternalError(f"no box to give other labels: {box}")
+
+
+def woven(graph: Graph, axes: Sequence[str], each: int) -> int:
+    """Return a number's box, alike along the axes that it lacks."""
+    zero = graph.constant(0.0 if graph[each].kind is Kind.FLOAT else 0)
+    for axis in axes:
+        if axis not in graph[each].axes:
+            everywhere = graph.pointwise("ge", graph.add(Index(axis)), graph.constant(0))
+            each = graph.pointwise("where", everywhere, each, zero)
+    return each

@@ -17,6 +17,7 @@ from math import isinf
 
 from napkin.algebra.conditions import vanishes
 from napkin.algebra.derive import Derivation
+from napkin.algebra.naming import fresh_name
 from napkin.algebra.signs import is_finite_move
 from napkin.algebra.states import Accumulator, Stream, Transport
 from napkin.diagram import (
@@ -77,22 +78,14 @@ class _Segmenter:
         self.taken = {*self.diagram.names, *self.diagram.axes, self.diagram.name}
         self.taken |= {each.name for each in self.diagram.arguments}
         self.taken |= {each.name for each in self.diagram.outputs}
-        self.axis = self._fresh("segment")
+        self.axis = fresh_name("segment", self.taken)
         self.arrays = {
-            each.name: self._fresh(f"{each.name}_walked") for each in stream.accumulators
+            each.name: fresh_name(f"{each.name}_walked", self.taken) for each in stream.accumulators
         }
 
     def run(self) -> Segmented:
         """Make both diagrams."""
         return Segmented(self._walk(), self._merge(), self.axis)
-
-    def _fresh(self, wish: str) -> str:
-        name, number = wish, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wish}_{number}"
-        self.taken.add(name)
-        return name
 
     # --- the walk --------------------------------------------------------------------------------
 
@@ -219,7 +212,7 @@ class _Segmenter:
             names.append(stated.get(each) or self._name(each, new[each]))
         lengths = dict(self.diagram.sizes) | {self.axis: self.count}
         made = Diagram(
-            self._fresh(f"{self.diagram.name}_{what}"),
+            fresh_name(f"{self.diagram.name}_{what}", self.taken),
             tuple(each for each in (*self.diagram.arguments, *kept) if each.name in read),
             tuple(replace(each, box=new[each.box]) for each in outputs),
             tuple(lean.boxes),
@@ -231,7 +224,7 @@ class _Segmenter:
 
     def _name(self, each: int, new: int) -> str:
         names = self.diagram.names
-        return names[each] if each < len(names) else self._fresh(f"t{new}")
+        return names[each] if each < len(names) else fresh_name(f"t{new}", self.taken)
 
 
 def _is_cut(graph: Graph, each: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from napkin.algebra.gradient.adjoints import adjoints, with_all_axes
+from napkin.algebra.gradient.adjoints import adjoints
 from napkin.algebra.gradient.invariance import still_boxes
 from napkin.algebra.gradient.kept import Extents, choose_kept
 from napkin.algebra.gradient.partials import split_sums
@@ -22,6 +22,7 @@ from napkin.algebra.gradient.signature import (
 )
 from napkin.algebra.gradient.weights import Weighted, join_weights
 from napkin.algebra.naming import diagram_names
+from napkin.algebra.relabel import woven
 from napkin.diagram import Argument, Diagram, Graph, Input
 from napkin.language.errors import Diagnostic, NapkinError, did_you_mean
 from napkin.operators import Kind
@@ -63,7 +64,7 @@ def differentiate(diagram: Diagram, wanted: Collection[str] | None = None) -> Gr
     sources = [graph.add(Input(each.name, each.axes, each.kind)) for each in chosen]
     given = {*weighted.origin}
     passed = _short_adjoints(diagram, graph, weighted, sources, given, names)
-    results = [with_all_axes(graph, passed[each], graph[each].axes) for each in sources]
+    results = [woven(graph, graph[each].axes, passed[each]) for each in sources]
     taken = choose_kept(graph, Extents(diagram), given, weighted.outputs, results)
     forward = extend_forward(diagram, graph, weighted, taken, results, names)
     backward = assemble_backward(forward, graph, chosen, results, _named(diagram, weighted, passed))

@@ -170,14 +170,5 @@ class _Reverse:
         return f"{axis}{number}"
 
 
-def with_all_axes(graph: Graph, each: int, axes: Sequence[str]) -> int:
-    """Return a box woven over the axes that it lacks."""
-    for axis in axes:
-        if axis not in graph[each].axes:
-            inside = graph.pointwise("ge", graph.add(Index(axis)), graph.constant(0))
-            each = graph.pointwise("where", inside, each, graph.constant(0.0))
-    return each
-
-
 def _joined(graph: Graph, boxes: Iterable[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(axis for each in boxes for axis in graph[each].axes))

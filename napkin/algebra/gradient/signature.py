@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from napkin.algebra.cut import memory_order, stored_types
 from napkin.algebra.gradient.weights import Weighted
-from napkin.algebra.naming import diagram_names
+from napkin.algebra.naming import diagram_names, fresh_name
 from napkin.diagram import (
     SCALAR_TYPES,
     Argument,
@@ -53,13 +53,7 @@ class ArrayNames:
 
     def fresh(self, wish: str) -> str:
         """Return a name that nothing else has."""
-        stem = wish[:_LONGEST_NAME]
-        name, number = stem, 1
-        while name in self.taken:
-            number += 1
-            name = f"{stem}_{number}"
-        self.taken.add(name)
-        return name
+        return fresh_name(wish[:_LONGEST_NAME], self.taken)
 
 
 @dataclass(frozen=True, slots=True)

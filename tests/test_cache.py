@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,32 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "file")
     cache.keep("some", Made("text", "entry", (), (), ()))
     assert cache.find("some", {}) is None
+
+
+def test_what_nothing_used_for_long_goes_with_a_new_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.keep("some", Made("text", "entry", (), (), ()))
+    (old,) = tmp_path.iterdir()
+    (tmp_path / "kernel.py").write_text("")
+    (tmp_path / "used.py").write_text("")
+    long_ago = time.time() - (cache.KEPT_DAYS + 1) * 24 * 3600
+    os.utime(tmp_path / "kernel.py", (long_ago, long_ago))
+    cache.keep("other", Made("text", "entry", (), (), ()))  # the same version: nothing goes
+    assert (tmp_path / "kernel.py").exists()
+    os.utime(old, (long_ago, long_ago))
+    monkeypatch.setattr(cache, "source_digest", lambda: "another")
+    cache.keep("some", Made("text", "entry", (), (), ()))
+    assert {path.name for path in tmp_path.iterdir()} == {"another", "used.py"}
+
+
+def test_an_entry_that_is_found_counts_as_used(tmp_path: Path) -> None:
+    cache.keep("some", Made("text", "entry", (), (), ()))
+    (folder,) = tmp_path.iterdir()
+    os.utime(folder, (0, 0))
+    assert cache.find("some", {}) is not None
+    cache.forget_unused()
+    assert folder.exists()
 
 
 def test_a_changed_source_is_another_entry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ digest of everything that decides the text: the diagram with its types, the mach
 form, the lengths planned for, and napkin's own sources. So an entry is never stale, only unused.
 
 Files are written beside their place and renamed, by whichever process is first; two that make the same kernel
-at once write the same bytes. What can't be read, or is not what it says, counts as absent.
+at once write the same bytes. What can't be read, or is not what it says, counts as absent. What nothing has
+used for some months goes when another version of napkin keeps its first kernel.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,8 +23,9 @@ from typing import Any
 
 from napkin.language.errors import NapkinError
 from napkin.resources import folder
-from napkin.runtime.kernels import cache_folder, make_folder, write_text
+from napkin.runtime.kernels import cache_folder, make_folder, mark_used, write_text
 
+KEPT_DAYS = 90
 _SOURCES = ("*.py", "*.toml", "*.napkin", "*.lark", "*.jinja")
 
 
@@ -54,6 +58,7 @@ def find(key: str, sizes: Mapping[str, int]) -> Made | None:
     for path in sorted(_place(key).glob("*.json")):
         made = _read(path)
         if made is not None and made.fits(sizes):
+            mark_used(path.parents[1])
             return made
     return None
 
@@ -63,10 +68,28 @@ def keep(key: str, made: Made) -> None:
     text = json.dumps(asdict(made) | {"fixed": dict(made.fixed)})
     body = json.dumps({"sha": sha256(text.encode()).hexdigest(), "made": text})
     name = "_".join(f"{axis}{size}" for axis, size in made.fixed) or "any"
+    is_new_version = not _place(key).parent.exists()
     try:
         write_text(make_folder(_place(key)) / f"{digest(name)}.json", body)
     except NapkinError:
         return
+    if is_new_version:
+        forget_unused()
+
+
+def forget_unused() -> None:
+    """Remove from the cache what no process has used for `KEPT_DAYS` days."""
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for path in cache_folder().iterdir():
+        try:
+            if path.stat().st_mtime >= oldest:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        except OSError:  # another process removed it first, or it is not ours to remove
+            continue
 
 
 def _read(path: Path) -> Made | None:

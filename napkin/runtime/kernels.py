@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -117,7 +118,14 @@ def store_kernel(text: str, name: str) -> Path:
     path = cache_folder() / f"{name}_{sha256(text.encode()).hexdigest()[:16]}.py"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+    mark_used(path)
     return path
+
+
+def mark_used(path: Path) -> None:
+    """Give a file or folder of the cache today's date, by which it is kept."""
+    with suppress(OSError):
+        os.utime(path)
 
 
 def load_kernel(text: str, diagram: Diagram) -> Entry:

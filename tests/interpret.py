@@ -142,6 +142,10 @@ HEADS = """diagram heads(Q[h q d], K[h x d], V[h x v]) -> O[h q v]
     S[h q x] = sum[d](Q * K) / sqrt(size(d))
     O[h q v] = sum[x](softmax[x](S) * V)
 """
+LAST = """diagram last(Q[h q d], K[h x d], V[h x v], last[h]: int32) -> O[h q v]
+    S[h q x] = where(x <= last, sum[d](Q * K) / sqrt(size(d)), -inf)
+    O[h q v] = sum[x](softmax[x](S) * V)
+"""
 
 
 def run_cases() -> int:
@@ -170,6 +174,9 @@ def cases() -> list[tuple[str, str, dict[str, int], Callable[[Arguments], None]]
         given["bias"][:, :140] = -np.inf
         given["bias"][2] += 50
 
+    def farthest(given: Arguments) -> None:
+        given["last"][:] = 2**31 - 1, 150, -(2**31)
+
     small = {"q": 37, "x": 45, "d": 16, "v": 16}
     return [
         ("rows that see nothing", LATE, small | {"q": 70, "x": 70}, unchanged),
@@ -182,6 +189,7 @@ def cases() -> list[tuple[str, str, dict[str, int], Callable[[Arguments], None]]
         ("v is not d", HEADS, small | {"h": 1, "d": 64, "v": 32}, unchanged),
         ("d of 80, v of 96", HEADS, small | {"h": 2, "d": 80, "v": 96}, unchanged),
         ("d of 7, v of 5", HEADS, small | {"h": 1, "d": 7, "v": 5}, unchanged),
+        ("the largest number for a last position", LAST, small | {"h": 3, "x": 300}, farthest),
     ]
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from napkin.algebra.affine import Variation
 from napkin.algebra.conditions import vanishes
 from napkin.algebra.derive import Derivation
-from napkin.algebra.masks import Bounds, interval
+from napkin.algebra.masks import FARTHEST, Bounds, interval
 from napkin.algebra.states import Accumulator, Pass
 from napkin.diagram import (
     Constant,
@@ -24,6 +24,7 @@ from napkin.diagram import (
     Gather,
     Graph,
     Index,
+    Input,
     Pointwise,
     Size,
     topological,
@@ -75,7 +76,8 @@ def walks(graph: Graph, axes: Mapping[str, AxisTile], axis: str, bounds: Bounds)
     stop = size
     if bounds.any.stop is not None:
         # Never below zero: a tile that sees nothing walks no chunk.
-        stop = graph.pointwise("max2", graph.pointwise("min2", bounds.any.stop, size), zero)
+        any_stop = _added_to(graph, bounds.any.stop)
+        stop = graph.pointwise("max2", graph.pointwise("min2", any_stop, size), zero)
     any_start = zero
     if bounds.any.start is not None:
         # Never behind the last chunk: where nothing is to be seen, every loop ends where it starts.
@@ -86,7 +88,7 @@ def walks(graph: Graph, axes: Mapping[str, AxisTile], axis: str, bounds: Bounds)
         return [Walk(Region.PARTIAL, any_start, stop, (begin, end))]
     full_stop = size
     if bounds.full.stop is not None:
-        full_stop = graph.pointwise("min2", bounds.full.stop, size)
+        full_stop = graph.pointwise("min2", _added_to(graph, bounds.full.stop), size)
     full_stop = _align(graph, full_stop, step, up=False)
     loops: list[Walk] = []
     full_start = any_start
@@ -103,6 +105,21 @@ def walks(graph: Graph, axes: Mapping[str, AxisTile], axis: str, bounds: Bounds)
     holds = bounds.full.stop is None and bounds.any.stop is None and bounds.residual is None
     loops.append(Walk(Region.PARTIAL, full_stop, stop, (full_end, end), holds))
     return loops
+
+
+def _added_to(graph: Graph, end: int) -> int:
+    """Return the end of a walk with the caller's numbers cut to what a sum of them can hold."""
+    box = graph[end]
+    if not isinstance(box, Pointwise):
+        return end
+    limit = graph.constant(FARTHEST)
+    held = [
+        graph.pointwise("min2", each, limit)
+        if isinstance(graph[each], Input | Gather)
+        else _added_to(graph, each)
+        for each in box.operands
+    ]
+    return end if held == list(box.operands) else graph.pointwise(box.operator, *held)
 
 
 def _starts_whole(graph: Graph, axes: Mapping[str, AxisTile], tile: int, bounds: Bounds) -> bool:

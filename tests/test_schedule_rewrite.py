@@ -12,7 +12,7 @@ from napkin.emit.triton.inflight import running_on
 from napkin.operators import POINTWISE
 from napkin.schedule.execute import execute
 from napkin.schedule.program import Compute, Loop, Program, walk
-from napkin.schedule.rewrite import row_term
+from napkin.schedule.factors import row_term
 
 SIZES = "\nsizes q=256 x=256 d=64 v=64\n"
 ATTENTION = """diagram f(Q[q d], K[x d], V[x v], {extra}) -> O[q v]
@@ -45,6 +45,20 @@ def test_a_quotient_by_a_row_is_a_product_with_its_reciprocal() -> None:
     (reciprocal,) = [op for op in made if op.operator == "reciprocal"]
     assert reciprocal.tile.dims == ("q",)
     assert not any(op.operator == "div" for op in made)
+
+
+def test_a_quotient_by_a_row_times_a_column_divides_no_element() -> None:
+    program = program_of("S / (r * c) * g", "r[q], c[x], g: float")
+    first = loops_of(program)[0]
+    assert "div" not in wide(first)
+    assert wide(first).count("mul") == 3  # by the column, by the row times g, and the state's rescaling
+    made = [op for op in walk(program.operations) if isinstance(op, Compute)]
+    assert {op.tile.dims for op in made if op.operator == "reciprocal"} == {("q",), ("x",)}
+
+
+def test_a_quotient_by_a_whole_score_stays_one() -> None:
+    program = program_of("S / (r * abs(S))", "r[q]")
+    assert "div" in wide(loops_of(program)[0])
 
 
 def test_uniform_factors_meet_before_the_elements() -> None:

@@ -197,10 +197,11 @@ def _cause(part: str, own: Figures, other: Figures, *, is_more: bool) -> str:
         CONTRACTIONS: (
             lambda: _work("contracts", own.tensor, other.tensor, many.tensor > _MORE * few.tensor),
             lambda: _idle(own, other, many.full * _MORE < few.full),
-            lambda: _rate(own, other, 0 < many.tensor_share * 1.02 < few.tensor_share),
+            lambda: _roles(other, few, many, "other work") if few.tensor_share > 1 else None,
+            lambda: _rate(own, other, 0 < many.tensor_share * 1.02 < few.tensor_share <= 1),
         ),
         "other arithmetic": (
-            lambda: _roles(other, few, many),
+            lambda: _roles(other, few, many, CONTRACTIONS),
             lambda: _work("computes", own.vector, other.vector, many.vector > _MORE * few.vector),
             lambda: _beside(own, other, few, many),
             lambda: _idle(own, other, many.full * _MORE < few.full),
@@ -210,7 +211,7 @@ def _cause(part: str, own: Figures, other: Figures, *, is_more: bool) -> str:
             lambda: _beside(own, other, few, many),
         ),
         "waiting": (
-            lambda: _roles(other, few, many),
+            lambda: _roles(other, few, many, CONTRACTIONS),
             lambda: _steps(own, other, few, many),
             lambda: _rings(own, other, many.stages < few.stages),
             lambda: _beside(own, other, few, many),
@@ -243,13 +244,13 @@ def _rate(own: Figures, other: Figures, holds: bool) -> str | None:
     return f"its contractions have {other.rows} rows, not {own.rows}, and reach {rates}"
 
 
-def _roles(other: Figures, few: Figures, many: Figures) -> str | None:
-    """Return what hides less work beside contractions: no roles."""
+def _roles(other: Figures, few: Figures, many: Figures, beside: str) -> str | None:
+    """Return what hides less work beside other work: no roles."""
     if not few.is_specialised or many.is_specialised:
         return None
     if many is other:
-        return "its warps all do the same, so less of it runs beside contractions"
-    return "its warps have roles, so more of it runs beside contractions"
+        return f"its warps all do the same, so less of it runs beside {beside}"
+    return f"its warps have roles, so more of it runs beside {beside}"
 
 
 def _beside(own: Figures, other: Figures, few: Figures, many: Figures) -> str | None:

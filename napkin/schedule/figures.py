@@ -29,8 +29,9 @@ class Figures:
     """A kernel's prediction (seconds) and what it is made of, beside counts of the whole dispatch.
 
     `read` gives the bytes loaded by array, `tensor` and `vector` the operations, whole tiles counted.
-    `tensor_share` is the part of the tensor cores' rate at which contractions run while they do, `rows`
-    the least that a contraction has. `blocks` share a unit; `full` is the part of the machine's units that
+    `tensor_share` is the part of the tensor cores' rate at which contractions run in their part of the
+    time, more than 1 where other work hides some of them; `rows` the least that a contraction has.
+    `blocks` share a unit; `full` is the part of the machine's units that
     have a group to work on, on average. `traffic` is what passes between memory and the cache.
     """
 

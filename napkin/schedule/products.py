@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from napkin.diagram import Gather, Graph, Input, topological
 from napkin.operators import Kind
+from napkin.schedule.factors import row_term, split_scale
 from napkin.schedule.layout import Layout
 from napkin.schedule.program import Compute, Dot, Fold, Literal, Operand, Tile
-from napkin.schedule.rewrite import row_term, split_scale
 from napkin.schedule.tiles import Scope, TileTable
 
 

@@ -38,8 +38,8 @@ from napkin.schedule.ends import (
     replaced,
     unit_of,
 )
+from napkin.schedule.factors import split_scale
 from napkin.schedule.program import AxisTile, Region
-from napkin.schedule.rewrite import split_scale
 
 
 @dataclass(frozen=True, slots=True)

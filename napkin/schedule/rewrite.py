@@ -18,14 +18,13 @@ Every rule keeps values up to rounding; `laws` still holds and tests check it on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce as fold
 from math import inf, log2
 
 from napkin.algebra.affine import isolate
 from napkin.algebra.derive import Derivation
-from napkin.algebra.signs import is_nonnegative
 from napkin.algebra.states import Accumulator, Pass, Stream, Transport
 from napkin.diagram import (
     Box,
@@ -42,6 +41,7 @@ from napkin.diagram import (
     topological,
 )
 from napkin.operators import Kind
+from napkin.schedule.factors import factors_of, multiplied, row_term, split_scale
 
 LOG2E = log2(2.718281828459045)
 LOWEST = -3.4028234663852886e38  # the lowest finite number of fp32
@@ -219,10 +219,12 @@ class _Rules:
         graph = self.graph
         left, right = box.operands
         if box.operator == "div":
-            if not self._is_smaller(right, box):
+            divisors = self._divisors(self.apply(right), box)
+            if not divisors:
                 return None
-            by = _multiplied(graph, self._reciprocal(self.apply(right)), graph.constant(factor))
-            return self.product(self.apply(left), by)
+            first, *others = map(self._reciprocal, divisors)
+            by = (multiplied(graph, first, graph.constant(factor)), *others)
+            return fold(self.product, by, self.apply(left))
         for one, other in ((left, right), (right, left)):
             if self._is_smaller(one, box):
                 return self.product(self.apply(other), self.scale(one, factor))
@@ -246,23 +248,30 @@ class _Rules:
         return self._uniform_first(left, right)
 
     def _uniform_first(self, left: int, right: int) -> int:
-        """Return left * right with the factors of fewer axes multiplied among themselves."""
+        """Return left * right with the factors of fewer axes multiplied among themselves.
+
+        A factor a row and one a column stay apart: their product would have as many elements as the whole.
+        """
         graph = self.graph
         whole = graph.pointwise("mul", left, right)
         if graph[whole].kind is not Kind.FLOAT:
             return whole
         factors = sorted(
-            (*_factors(graph, left), *_factors(graph, right)),
-            key=lambda each: -len(graph[each].axes),
+            (*factors_of(graph, left), *factors_of(graph, right)),
+            key=lambda each: (-len(graph[each].axes), self.axis not in graph[each].axes),
         )
         small = [each for each in factors if self._is_smaller(each, graph[whole])]
         large = factors[: len(factors) - len(small)]
         if len(small) < 2 or not large:
             return whole
-        uniform = fold(lambda a, b: _multiplied(graph, a, b), reversed(small))
-        return graph.pointwise(
-            "mul", fold(lambda a, b: graph.pointwise("mul", a, b), large), uniform
-        )
+        uniform: list[int] = []
+        for each in reversed(small):
+            joined = multiplied(graph, uniform[-1], each) if uniform else each
+            if uniform and self._is_smaller(joined, graph[whole]):
+                uniform[-1] = joined
+            else:
+                uniform.append(each)
+        return fold(lambda a, b: graph.pointwise("mul", a, b), (*large, *reversed(uniform)))
 
     def quotient(self, left: int, right: int) -> int:
         """Return left / right, as a product where the divisor has fewer axes or is a number."""
@@ -271,9 +280,17 @@ class _Rules:
         divisor = graph[right]
         if isinstance(divisor, Constant) and divisor.value:
             return self.product(left, graph.constant(1 / divisor.value))
-        if not self._is_smaller(right, graph[divided]):
+        divisors = self._divisors(right, graph[divided])
+        if not divisors:
             return divided
-        return self.product(left, self._reciprocal(right))
+        return fold(self.product, map(self._reciprocal, divisors), left)
+
+    def _divisors(self, right: int, quotient: Box) -> list[int]:
+        """Return the factors of a divisor if every one has fewer axes than the quotient, else none."""
+        if self._is_smaller(right, quotient):
+            return [right]
+        factors = factors_of(self.graph, right)
+        return factors if all(self._is_smaller(each, quotient) for each in factors) else []
 
     def _reciprocal(self, each: int) -> int:
         box = self.graph[each]
@@ -306,71 +323,6 @@ class _Rules:
                 kept = graph.pointwise("where", condition, core, no)
                 return graph.pointwise("mul", kept, uniform)
         return graph.pointwise("where", condition, yes, no)
-
-
-def row_term(graph: Graph, each: int, axes: Collection[str]) -> tuple[int, int] | None:
-    """Return (rest, row) with each = rest + row, where row carries none of the axes; None without a row.
-
-    It passes a `where` whose other branch is -inf: -inf + row is -inf.
-    """
-    box = graph[each]
-    if isinstance(box, Pointwise) and box.operator == "where":
-        condition, yes, no = box.operands
-        parts = row_term(graph, yes, axes) if graph[no] == Constant(-inf, Kind.FLOAT) else None
-        return parts and (graph.pointwise("where", condition, parts[0], no), parts[1])
-    terms = _terms(graph, each, positive=True)
-    rows = [term for term in terms if not set(axes) & set(graph[term[0]].axes)]
-    rest = [term for term in terms if term not in rows]
-    if not rows or not rest or box.kind is not Kind.FLOAT:
-        return None
-    return _total(graph, rest), _total(graph, rows)
-
-
-def _terms(graph: Graph, each: int, *, positive: bool) -> list[tuple[int, bool]]:
-    """Return the terms of a sum with their signs."""
-    box = graph[each]
-    if isinstance(box, Pointwise) and box.kind is Kind.FLOAT and box.operator in ("add", "sub"):
-        left, right = box.operands
-        same = box.operator == "add"
-        return [
-            *_terms(graph, left, positive=positive),
-            *_terms(graph, right, positive=positive == same),
-        ]
-    return [(each, positive)]
-
-
-def _total(graph: Graph, terms: Sequence[tuple[int, bool]]) -> int:
-    """Return the sum of signed terms, a positive one first."""
-    first, *others = sorted(terms, key=lambda term: not term[1])
-    total = first[0] if first[1] else graph.pointwise("neg", first[0])
-    for each, positive in others:
-        total = graph.pointwise("add" if positive else "sub", total, each)
-    return total
-
-
-def _factors(graph: Graph, each: int) -> list[int]:
-    box = graph[each]
-    if isinstance(box, Pointwise) and box.kind is Kind.FLOAT and box.operator == "mul":
-        return [factor for operand in box.operands for factor in _factors(graph, operand)]
-    return [each]
-
-
-def _multiplied(graph: Graph, left: int, right: int) -> int:
-    one, other = graph[left], graph[right]
-    if isinstance(one, Constant) and isinstance(other, Constant):
-        return graph.constant(float(one.value) * float(other.value))
-    return graph.pointwise("mul", left, right)
-
-
-def split_scale(graph: Graph, each: int) -> tuple[int, int] | None:
-    """Return (core, uniform) if the box is core times a uniform factor that is known to be positive."""
-    box = graph[each]
-    if not isinstance(box, Pointwise) or box.operator != "mul":
-        return None
-    for core, uniform in (box.operands, box.operands[::-1]):
-        if not graph[uniform].axes and is_nonnegative(graph, uniform) and graph[core].axes:
-            return core, uniform
-    return None
 
 
 _SCALE: dict[str, Callable[[_Rules, Pointwise, float], int | None]] = {

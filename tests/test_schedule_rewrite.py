@@ -61,6 +61,15 @@ def test_a_quotient_by_a_whole_score_stays_one() -> None:
     assert "div" in wide(loops_of(program)[0])
 
 
+def test_a_multiple_of_a_maximum_is_read_as_it_is_kept() -> None:
+    """exp(2 (S - m)) is exp2 of multiples of both: nothing turns m back, and no empty state is guarded."""
+    text = ATTENTION.format(score="S", extra="unused: float").replace("P * V", "P * P * V")
+    program = parse(text + SIZES).plan("hopper").kernels[0].program
+    first = loops_of(program)[0]
+    assert not any(isinstance(op, Compute) and op.operator == "where" for op in first.body)
+    assert sum(isinstance(op, Compute) and op.operator == "exp2" for op in first.body) == 4
+
+
 def test_uniform_factors_meet_before_the_elements() -> None:
     program = program_of("tanh(S / 8 / cap) * cap", "cap: float")
     first = loops_of(program)[0]

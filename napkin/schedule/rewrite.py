@@ -226,6 +226,9 @@ class _Rules:
             by = (multiplied(graph, first, graph.constant(factor)), *others)
             return fold(self.product, by, self.apply(left))
         for one, other in ((left, right), (right, left)):
+            if isinstance(graph[one], Constant) and _linear_states(graph, other) & self.scaled:
+                return graph.pointwise("mul", self.scale(other, factor), one)
+        for one, other in ((left, right), (right, left)):
             if self._is_smaller(one, box):
                 return self.product(self.apply(other), self.scale(one, factor))
         return None

@@ -117,6 +117,13 @@ class Language:
     def program_id(self, axis: int) -> int:
         return self.block
 
+    def load(self, pointer: Pointer, mask: Values | None = None, other: float | None = None) -> Any:
+        shape = np.broadcast(pointer.places, True if mask is None else mask).shape
+        values = pointer.read(shape, mask)
+        if mask is not None:
+            values = np.where(mask, values, np.float32(np.nan if other is None else other))
+        return values.view(Tile)
+
     def store(self, pointer: Pointer, values: Tile, mask: Values | None = None) -> None:
         places, taken = pointer.inside(values.shape, mask)
         pointer.array[places[taken]] = np.asarray(values)[taken]
@@ -124,7 +131,10 @@ class Language:
     def inline_asm_elementwise(
         self, text: str, constraints: str, operands: Sequence[Any], **_: Any
     ) -> Tile:
-        """Run the choice by a comparison, which is all that these kernels write in assembly."""
+        """Run a reciprocal or the choice by a comparison: these kernels write no more in assembly."""
+        if text.startswith("rcp.approx.ftz.f32"):
+            reciprocal: Tile = (np.float32(1) / operands[0]).view(Tile)
+            return reciprocal
         found = re.search(r"setp\.(\w+)\.s32 p, \$2, \$3; selp\.f32 \$0, \$1, \$4, p;", text)
         assert found, text
         value, a, b, other = operands
@@ -190,5 +200,8 @@ def run_kernel(
             "mma_v2": _contract,
         }
         exec(code, names)
-        names[kernel](*arguments, **blocks)
+        with np.errstate(
+            divide="ignore"
+        ):  # a row whose every position is masked chooses another value
+            names[kernel](*arguments, **blocks)
         assert not any(copies.groups), "copies are left on their way"

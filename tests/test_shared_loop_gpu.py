@@ -14,19 +14,24 @@ from napkin.api import load
 from napkin.schedule.plan import Plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SHARED = ("attention", "attention_block", "attention_lse", "causal")
+SHARED = (
+    *("alibi", "attention", "attention_block", "attention_lse", "causal", "document", "fading"),
+    *("gqa", "llama", "packed", "sigmoid", "sinks", "softcap", "window"),
+)
+HEADS = [(16, 16), (32, 64), (64, 32), (72, 72), (80, 80), (96, 96), (192, 128), (256, 256)]
+WHOLE = ("attention", "causal", "document", "gqa", "window")
 
 pytestmark = pytest.mark.gpu
 
 
-def plan_of(name: str, sizes: Mapping[str, int] | None = None) -> Plan:
+def plan_of(name: str, sizes: Mapping[str, int] | None = None, dtype: str = "bf16") -> Plan:
     """Return an example's plan for the A100, which must have such a loop."""
-    plan = load(EXAMPLES / f"{name}.napkin").plan("ampere", sizes=sizes)
+    plan = load(EXAMPLES / f"{name}.napkin").plan("ampere", sizes=sizes, dtype=dtype)
     assert any(each.loop is not None for each in plan.kernels), str(plan)
     return plan
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_shared_loop_is_right_at_its_own_sizes(name: str) -> None:
     from napkin.runtime.verify import verify
 
@@ -35,21 +40,23 @@ def test_a_shared_loop_is_right_at_its_own_sizes(name: str) -> None:
     assert found.form == "the loop with operands in shared memory"
 
 
-@pytest.mark.parametrize("name", SHARED)
-def test_a_shared_loop_is_right_at_lengths_that_no_tile_divides(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "bf16") for name in SHARED), ("causal", "fp16"), ("alibi", "fp16")]
+)
+def test_a_shared_loop_is_right_at_lengths_that_no_tile_divides(name: str, dtype: str) -> None:
     from napkin.runtime.verify import _few_tiles, verify
 
-    plan = plan_of(name)
+    plan = plan_of(name, dtype=dtype)
     found = verify(plan, sizes=_few_tiles(plan, {})[0])
     assert found.passed, str(found)
 
 
-@pytest.mark.parametrize("head", [64, 128, 256])
-def test_a_shared_loop_is_right_with_heads_of_every_width(head: int) -> None:
+@pytest.mark.parametrize(("key", "value"), HEADS)
+def test_a_shared_loop_is_right_with_heads_of_every_width(key: int, value: int) -> None:
     from napkin.runtime.verify import verify
 
     # The tiles are those of long streams; the lengths that are run leave rows and chunks cut.
-    wide = {"b": 2, "h": 3, "q": 4096, "x": 4096, "d": head, "v": head}
+    wide = {"b": 2, "h": 3, "q": 4096, "x": 4096, "d": key, "v": value}
     found = verify(plan_of("causal", wide), sizes=wide | {"q": 333, "x": 397})
     assert found.passed, str(found)
 

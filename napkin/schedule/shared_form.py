@@ -20,22 +20,15 @@ from napkin.schedule.obstacles import tile_registers
 from napkin.schedule.occupancy import blocks_per_unit
 from napkin.schedule.plain_loops import DEEP_STAGES
 from napkin.schedule.predict import average_steps, predict
-from napkin.schedule.program import Compute, Load, Loop, Program, Region, walk
+from napkin.schedule.program import Loop, Program, Region
 from napkin.schedule.shapes import Shape, row_axis, tiling_of
-from napkin.schedule.shared_loop import SharedLoop, share_loop
+from napkin.schedule.shared_loop import share_loop
+from napkin.schedule.tilings import power_of_two
 
 _GROUP = 4  # warps, whose tiles are counted together
 _LEAST_ROWS = 64
 _BESIDE_TILES = 60  # registers of addresses, operands and row values, read off compiled kernels
 _ENOUGH_WARPS = 8  # of a unit
-_TRIED_TYPE = "bf16"
-_TRIED_WIDTHS = frozenset({64, 128, 256})
-_TRIED_OPERATORS = frozenset(
-    {
-        *("add", "eq", "exp2", "floordiv", "le", "log", "lt", "max2", "min2", "mul", "reciprocal"),
-        *("sub", "where"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +85,14 @@ def _in_shape(kernel: KernelPlan, rows: str, tiles: _Tiles) -> KernelPlan | str:
     """Return the kernel with these tiles, or why it has no such form."""
     machine, sizes = kernel.machine, dict(kernel.sizes)
     tiling = tiling_of(kernel, rows, Shape(1, tiles.rows, tiles.chunk, (1,)), 1)
-    tiling = replace(tiling, descriptors=False)
+    blocks = tuple((axis, power_of_two(tile)) for axis, tile in tiling.tiles)
+    tiling = replace(tiling, tiles=blocks, descriptors=False)
     types = storage_types(kernel.derivation.diagram, kernel.dtype)
     layout = build_layout(kernel.derivation, sizes, types, tiling)
     program = join_bounds(lower(kernel.derivation, layout))
     loop = share_loop(program, rows)
     if isinstance(loop, str):
         return loop
-    untried = _untried(program, loop)
-    if untried is not None:
-        return f"with operands in shared memory {untried} has not run on a GPU yet"
     shared, registers = loop.shared_bytes(program), _registers(program, tiles.warps)
     if shared > machine.limits.shared_per_block:
         return f"its tiles take {shared} bytes of shared memory"
@@ -121,26 +112,6 @@ def _in_shape(kernel: KernelPlan, rows: str, tiles: _Tiles) -> KernelPlan | str:
         loop=loop,
         stead=kernel,
     )
-
-
-def _untried(program: Program, loop: SharedLoop) -> str | None:
-    """Return what of a kernel goes beyond those that have run on a GPU in this form (docs/ampere.md)."""
-    regions = [op.region for op in program.operations if isinstance(op, Loop)]
-    if regions != [Region.FULL, Region.PARTIAL]:
-        return "a stream that is cut elsewhere than at its end"
-    copied = (*loop.resident, *loop.streamed)
-    if any(each.tile.storage != _TRIED_TYPE for each in copied):
-        return "another type than bf16"
-    widths = {program.axis(program.array(each.array).axes[-1]).size for each in copied}
-    if len(widths) > 1 or not widths <= _TRIED_WIDTHS:
-        return f"a width other than {', '.join(map(str, sorted(_TRIED_WIDTHS)))}"
-    if any(len(dim) > 1 for array in program.arrays for dim in array.dims) or program.scalars:
-        return "an argument that is a number or has axes side by side"
-    operations = walk(program.operations)
-    if any(isinstance(op, Load) and op.tile.level != "shared" for op in operations):
-        return "a load to registers"
-    made = {op.operator for op in operations if isinstance(op, Compute)} - _TRIED_OPERATORS
-    return f"`{min(made)}`" if made else None
 
 
 def _registers(program: Program, warps: int) -> int:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from napkin.emit.expressions import Statement, inline
+from napkin.emit.gluon.lanes import keep_loop_by_lane
 from napkin.emit.gluon.lines import wrapped
 from napkin.emit.gluon.masks import MaskPrinter, tests_apart
 from napkin.emit.gluon.names import spelled_names
@@ -28,11 +29,13 @@ from napkin.schedule.program import (
     AxisRole,
     Dot,
     Fill,
+    Fold,
     Load,
     Loop,
     Program,
     Store,
     tiles_of,
+    walk,
 )
 from napkin.schedule.shared_loop import Arrive, Fetch, SharedLoop, SharedStep
 
@@ -44,7 +47,8 @@ def print_shared_loop(
     program: Program, loop: SharedLoop, warps: int, *, approximate: bool
 ) -> KernelText:
     """Return a Program in this form as the text of a Gluon kernel."""
-    return SharedLoopPrinter(program, loop, warps, approximate=approximate).run()
+    by_lane, steps, lane = keep_loop_by_lane(program, loop)
+    return SharedLoopPrinter(by_lane, steps, warps, lane, approximate=approximate).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,17 @@ class SharedLoopPrinter(MaskPrinter):
     """Prints a Program as one Gluon function."""
 
     def __init__(
-        self, program: Program, loop: SharedLoop, warps: int, *, approximate: bool
+        self,
+        program: Program,
+        loop: SharedLoop,
+        warps: int,
+        lane: str | None,
+        *,
+        approximate: bool,
     ) -> None:
         super().__init__(program, approximate=approximate)
         self.form = loop
+        self.lane = lane
         self.warps = warps
         made = {tile.name for tile in tiles_of(program.operations)}
         names = Names(RESERVED | spelled_names(self.names) | made | {program.name})
@@ -128,7 +139,7 @@ class SharedLoopPrinter(MaskPrinter):
             )
 
     def _lanes(self) -> None:
-        for dim in self.program.dims:
+        for dim in (each for each in self.program.dims if each.name != self.lane):
             layout = self._layout((dim.name,))
             lane = f"tl.arange(0, {self.names.blocks[dim.name]}, {layout})"
             if len(dim.axes) == 1:
@@ -148,6 +159,9 @@ class SharedLoopPrinter(MaskPrinter):
 
     def _layout(self, dims: tuple[str, ...]) -> str:
         """Return the layout of a tile over these dims: a result's, or a slice of it."""
+        if self.lane in dims:
+            kept = next(tile for tile in self.tiles.values() if self.lane in tile.dims)
+            return f"{kept.name}.type.layout"
         if len(dims) == 2:
             return self.layout_name
         return f"gl.SliceLayout({1 if dims == (self.form.rows,) else 0}, {self.layout_name})"
@@ -270,16 +284,31 @@ class SharedLoopPrinter(MaskPrinter):
     def _dot(self, each: Dot) -> str:
         result = each.accumulator
         if result is None:
-            shape = ", ".join(self.names.blocks[dim] for dim in each.tile.dims)
-            result = f"tl.zeros([{shape}], tl.float32, {self.layout_name})"
+            result = self._zeros(each.tile.dims)
         right = self._turned(each.right, each.over, 0)
         if each.left in self._shared():
             left = self._turned(each.left, each.over, 1)
-            return self._helper("contract_shared", "_contract_shared", [left, right, result])
+            operands = [left, right, result, str(self._pieces(each.over))]
+            return self._helper("contract_shared", "_contract_shared", operands)
         left = f"{each.left}.to({TRITON_TYPES[each.operand_type]})"
         halvings = (self.program.dim(each.over).extent // _DEPTH).bit_length() - 1
         operands = [left, right, result, str(halvings)]
         return self._helper("contract_computed", "_contract_computed", operands)
+
+    def _pieces(self, over: str) -> int:
+        """Return the pieces of a dim that are summed: what lies past the end of its axes is zero."""
+        dim = self.program.dim(over)
+        sizes = [self.program.axis(axis).size for axis in dim.axes]
+        known = sizes[0] if len(sizes) == 1 and sizes[0] is not None else dim.extent
+        return -(-min(known, dim.extent) // _DEPTH)
+
+    def _zeros(self, dims: tuple[str, ...]) -> str:
+        shape = ", ".join(self.names.blocks[dim] for dim in dims)
+        return f"tl.zeros([{shape}], tl.float32, {self.layout_name})"
+
+    def _scores(self) -> tuple[str, ...]:
+        """Return the dims of a step's first contraction, over which row sums are taken."""
+        return next(op.tile.dims for op in walk(self.program.operations) if isinstance(op, Dot))
 
     def _shared(self) -> dict[str, Load]:
         return {load.tile.name: load for load in (*self.form.resident, *self.form.streamed)}
@@ -290,7 +319,21 @@ class SharedLoopPrinter(MaskPrinter):
         view = self.buffers[load.array]
         return view if load.tile.dims[place] == over else f"{view}.permute((1, 0))"
 
+    def _expand(self, text: str, dims: tuple[str, ...], target: tuple[str, ...]) -> str:
+        if dims == (self.form.rows,) and self.lane in target:
+            text = f"tl.convert_layout({text}, gl.SliceLayout(1, {self._layout(target)}))"
+        return super()._expand(text, dims, target)
+
+    def _fold(self, each: Fold) -> str:
+        if self.lane in each.tile.dims:
+            return self._helper("lane_sum", "_lane_sum", [each.source])
+        text = super()._fold(each)
+        totals = self.lane in each.over
+        return f"tl.convert_layout({text}, {self._layout(each.tile.dims)})" if totals else text
+
     def _fill(self, each: Fill) -> str:
+        if self.lane in each.tile.dims:
+            return self._helper("lane_sum", "_lane_sum", [self._zeros(self._scores())])
         value = as_integer(each.value) if each.tile.kind is Kind.INT else each.value
         kind, dims = TRITON_TYPES[each.tile.storage], each.tile.dims
         shape = ", ".join(self.names.blocks[dim] for dim in dims)

@@ -64,10 +64,10 @@ def _contract_computed(left, right, result, halvings: gl.constexpr):
 
 
 @gluon.jit
-def _contract_shared(left, right, result):
+def _contract_shared(left, right, result, pieces: gl.constexpr):
     # Both operands are read from shared memory in pieces: whole, they would fill the registers.
     layout: gl.constexpr = result.type.layout
-    for piece in gl.static_range(left.shape[1] // 16):
+    for piece in gl.static_range(pieces):
         rows = left.slice(piece * 16, 16, 1).load(gl.DotOperandLayout(0, layout, 2))
         columns = right.slice(piece * 16, 16, 0).load(gl.DotOperandLayout(1, layout, 2))
         result = mma_v2(rows, columns, result)
@@ -80,6 +80,13 @@ def _floordiv(a, b):
     quotient = a // b
     remainder = a - quotient * b
     return gl.where((remainder != 0) & ((remainder < 0) != (b < 0)), quotient - 1, quotient)
+
+
+@gluon.jit
+def _lane_sum(tile):
+    # What each of a row's four lanes holds of it: pairs of neighbours, eight apart. No shuffle is needed.
+    parts = gl.reshape(tile, [tile.shape[0], tile.shape[1] // 8, 4, 2])
+    return gl.sum(gl.sum(parts, axis=3), axis=1)
 
 
 @gluon.jit
@@ -170,7 +177,7 @@ def causal_kernel(
     q_last = gl.minimum(q_start + BLOCK_Q, size_q) - 1
     x_end = gl.maximum(gl.minimum(q_last + 1, size_x), 0)
     m = gl.full([BLOCK_Q], -3.4028234663852886e+38, gl.float32, gl.SliceLayout(1, LAYOUT))
-    l = gl.full([BLOCK_Q], 0.0, gl.float32, gl.SliceLayout(1, LAYOUT))
+    l = _lane_sum(gl.zeros([BLOCK_Q, BLOCK_X], gl.float32, LAYOUT))
     o = gl.full([BLOCK_Q, BLOCK_V], 0.0, gl.float32, LAYOUT)
     Q_tile = (
         Q_ptr
@@ -204,7 +211,7 @@ def causal_kernel(
         )
         async_copy.commit_group()
         t1 = _contract_shared(
-            q_buffer, k_buffer.permute((1, 0)), gl.zeros([BLOCK_Q, BLOCK_X], gl.float32, LAYOUT)
+            q_buffer, k_buffer.permute((1, 0)), gl.zeros([BLOCK_Q, BLOCK_X], gl.float32, LAYOUT), 8
         )
         async_copy.wait_group(0)
         K_tile = (
@@ -227,8 +234,8 @@ def causal_kernel(
         m_new = gl.maximum(m, chunk * 0.12751743082459868)
         rescale = gl.exp2(m - m_new)
         p = gl.exp2((t1 * 0.12751743082459868) - m_new[:, None])
-        chunk3 = gl.sum(p, axis=1)
-        l = (l * rescale) + chunk3
+        chunk3 = _lane_sum(p)
+        l = (l * gl.convert_layout(rescale, gl.SliceLayout(1, l.type.layout))[:, None]) + chunk3
         o_moved = o * rescale[:, None]
         o = _contract_computed(p.to(gl.bfloat16), v_buffer, o_moved, 2)
         m = m_new
@@ -250,7 +257,7 @@ def causal_kernel(
         offs_x = x_start + lane_x
         offs_q = q_start + lane_q
         t1 = _contract_shared(
-            q_buffer, k_buffer.permute((1, 0)), gl.zeros([BLOCK_Q, BLOCK_X], gl.float32, LAYOUT)
+            q_buffer, k_buffer.permute((1, 0)), gl.zeros([BLOCK_Q, BLOCK_X], gl.float32, LAYOUT), 8
         )
         async_copy.wait_group(0)
         K_tile = (
@@ -274,14 +281,15 @@ def causal_kernel(
         m_new = gl.maximum(m, chunk * 0.12751743082459868)
         rescale = gl.exp2(m - m_new)
         p = gl.exp2((t7 * 0.12751743082459868) - m_new[:, None])
-        chunk3 = gl.sum(p, axis=1)
-        l = (l * rescale) + chunk3
+        chunk3 = _lane_sum(p)
+        l = (l * gl.convert_layout(rescale, gl.SliceLayout(1, l.type.layout))[:, None]) + chunk3
         o_moved = o * rescale[:, None]
         o = _contract_computed(p.to(gl.bfloat16), v_buffer, o_moved, 2)
         m = m_new
     async_copy.wait_group(0)  # nothing is on its way any more
 
-    o2 = o * (_reciprocal(l)[:, None])
+    l_total = gl.convert_layout(gl.sum(l, axis=1), gl.SliceLayout(1, LAYOUT))
+    o2 = o * (_reciprocal(l_total)[:, None])
     O_tile = (
         O_ptr
         + gl.cast(b_start, gl.int64) * O_stride_b + gl.cast(h_start, gl.int64) * O_stride_h

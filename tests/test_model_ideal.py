@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napkin.algebra.derive import Derivation, derive
+from napkin.api import load
+from napkin.emit.report import show_comparison, show_unplanned
 from napkin.language import read
 from napkin.language.source import Source
 from napkin.machine import load_machine, machine_names
@@ -153,6 +155,18 @@ def test_every_example_has_an_ideal_on_every_machine(machine: str) -> None:
         assert found.seconds > 0
         moved = [each.bytes for each in found.levels if each.level in ("l3", "l2", "shared")]
         assert moved == sorted(moved), "what is nearer a unit holds less, so more passes"
+
+
+def test_what_fits_no_level_of_a_machine_without_rates_takes_an_unknown_time() -> None:
+    layer = load(EXAMPLES[0].parent / "attention_block.napkin")
+    found = layer.cost_without_plan("m4_max", sizes={})
+    assert found.ideal.times == {}
+    assert found.ideal.bound_by == "capacity"
+    assert found.as_json()["predicted_seconds"] is None
+    assert "no rate is published" in show_unplanned(found)
+    both = show_comparison([found.as_cost(), layer.cost_without_plan("h100", sizes={}).as_cost()])
+    assert "an unknown time" in both
+    assert "nan" not in both
 
 
 # --- bytes ----------------------------------------------------------------------------------------

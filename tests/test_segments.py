@@ -73,6 +73,7 @@ def test_an_example_in_segments_means_the_same(name: str) -> None:
 def test_random_diagrams_in_segments_mean_the_same(text: str, count: int, length: int) -> None:
     # A mask's infinity is left out by a sum; one that is multiplied is not, where a segment is empty.
     assume("inf" not in text.replace(", -inf)", ""))
+    assume("-inf)) *" not in text)
     diagram = diagram_of(text)
     derivation = derive(diagram)
     found = segment(derivation, count)

@@ -19,7 +19,7 @@ from napkin.cli.arguments import argument_parser
 from napkin.cli.terminal import report, say
 
 _FAILED, _INTERRUPTED = 1, 130
-_COLLECT_AFTER = 200_000  # objects: a command ends soon, and collecting took a tenth of it
+_COLLECT_AFTER = 1_000_000  # objects: a command ends soon, and collecting took a tenth of it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

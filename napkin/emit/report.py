@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import isinf
+from typing import TYPE_CHECKING
 
 from napkin.emit.notation import byte_size
 from napkin.emit.table import aligned
 from napkin.model.configuration import Configuration, Scope
-from napkin.model.ideal import Ideal
-from napkin.model.several import Several
 from napkin.model.throughput import Throughput
 from napkin.schedule.cost import Cost
 from napkin.schedule.plan import Plan
 from napkin.schedule.tables import configuration_of, kernel_shares, throughput_of
 from napkin.schedule.units import duration, scaled
-from napkin.schedule.unplanned import Clusters, Unplanned
+
+if TYPE_CHECKING:  # the model of any kernel is not needed where there is a plan
+    from napkin.model.ideal import Ideal
+    from napkin.model.several import Several
+    from napkin.schedule.unplanned import Clusters, Unplanned
 
 _NOTHING = "-"
 _DEPTHS = ("dram", "l3", "l2", "shared", "register", "fragment")
@@ -235,9 +238,15 @@ def ideal_lines(ideal: Ideal) -> list[str]:
         "",
         *_indented(aligned(work)),
         "",
-        f"as one kernel no faster than {duration(ideal.seconds)}, bound by {ideal.bound_by}"
-        + ("" if ideal.fits else "; but one kernel does not fit"),
+        _bound_line(ideal),
     ]
+
+
+def _bound_line(ideal: Ideal) -> str:
+    if isinf(ideal.seconds):
+        return "one kernel does not fit, and no rate is published that says what it would take"
+    bound = f"as one kernel no faster than {duration(ideal.seconds)}, bound by {ideal.bound_by}"
+    return bound + ("" if ideal.fits else "; but one kernel does not fit")
 
 
 def _knownduration(seconds: float | None) -> str:
@@ -257,7 +266,7 @@ def show_comparison(costs: Sequence[Cost]) -> str:
         ("bound by", lambda cost: cost.bound_by),
         (
             "against the first",
-            lambda cost: f"{_ratio_words(first, cost)}{first.seconds / cost.seconds:.2f} x",
+            lambda cost: _ratio(first, cost),
         ),
         (
             "contractions",
@@ -284,6 +293,12 @@ def _contractions(cost: Cost) -> str:
 
 def _if_ideal(words: str, cost: Cost) -> str:
     return "" if cost.kernels else words
+
+
+def _ratio(first: Cost, cost: Cost) -> str:
+    if isinf(first.seconds) or isinf(cost.seconds):
+        return _NOTHING
+    return f"{_ratio_words(first, cost)}{first.seconds / cost.seconds:.2f} x"
 
 
 def _ratio_words(first: Cost, cost: Cost) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from napkin.diagram import Argument, Box, Diagram, Index, Input, Output, Reduce, Size
+from napkin.schedule.remember import remembered
 
 
+@remembered
 def anonymous(piece: Diagram) -> Diagram:
     """Return a piece with its names replaced by their order: alike pieces, such as layers, become equal."""
     axes = {axis: f"a{number}" for number, axis in enumerate(piece.axes)}

@@ -19,8 +19,19 @@ from napkin.schedule.count import EXACT_TYPES
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.liveness import reads
 from napkin.schedule.occupancy import computed_operands, elements
-from napkin.schedule.program import Compute, Dot, Fold, Load, Loop, Operation, Program, Tile, walk
-from napkin.schedule.remember import remembered
+from napkin.schedule.program import (
+    Compute,
+    Dot,
+    Fold,
+    Load,
+    Loop,
+    Operation,
+    Path,
+    Program,
+    Tile,
+    walk,
+)
+from napkin.schedule.remember import remembered, remembered_by
 
 # Of the tensor rate, by shape of a contraction:
 _UNMEASURED = 0.80  # of the nominal rate, where nobody measured one: an H200's share
@@ -31,6 +42,7 @@ _NARROW, _THIN = 0.8, 0.4  # of columns or depth under 64, under 32: instruction
 _SPREAD = 0.4  # where several warpgroups compute an operand's rows: it changes hands through shared memory
 _SHARED_WORDS = 32  # a clock, of 4 bytes: the banks of shared memory
 _CONVERTED = 64  # a clock: conversions from and to 32 bits, CUDA C++ programming guide, 9.0 and 8.0
+_SECTOR = 32  # bytes that L2 gives at a time
 # Comparisons, choices and whole numbers: half the rate of fp32 on 9.0, the same guide.
 _BY_WHOLE_NUMBERS = frozenset(
     ("or", "and", "not", "lt", "le", "gt", "ge", "eq", "ne", "where", "max2", "min2", "max", "min")
@@ -53,6 +65,11 @@ class Work:
     powered: float = 0.0
 
 
+@remembered_by(
+    lambda operations, program, machine, walked, warps: (
+        (operations, program.dims, machine, walked, warps)
+    )
+)
 def work_of(
     operations: Sequence[Operation],
     program: Program,
@@ -77,12 +94,22 @@ def work_of(
                 vector += times * vector_clocks(program, op, machine)
             case Load():
                 count = times * elements(program, op.tile.dims)
-                moved += count * TYPE_BYTES[op.tile.storage]
+                moved += count * TYPE_BYTES[op.tile.storage] * _sectors_read(program, op)
                 if len(op.tile.dims) > 1 and op.gathered[-1]:
                     gathered += count
             case _:
                 pass
     return Work(tensor, vector, moved, contracted, gathered, powered)
+
+
+def _sectors_read(program: Program, load: Load) -> float:
+    """Return how many times its bytes a load of a matrix reads: whole sectors, however few lie together."""
+    if load.path is not Path.POINTER or len(load.tile.dims) < 2 or load.gathered[-1]:
+        return 1.0
+    innermost = load.indices[-1]
+    dims = [program.dim(dim) for dim in load.tile.dims]
+    together = next((dim.extent for dim in dims if dim.axes[-1:] == (innermost,)), 1)
+    return max(1.0, _SECTOR / (together * TYPE_BYTES[load.tile.storage]))
 
 
 def weigh(

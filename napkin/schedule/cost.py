@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isinf, prod
 from typing import Any
 
 from napkin.model.costs import two_level_costs
@@ -128,7 +128,7 @@ class Cost:
             "pipelines": dict(self.operations),
             "levels": {each.level: each.as_json() for each in self.levels},
             "bound_by": self.bound_by,
-            "predicted_seconds": self.seconds,
+            "predicted_seconds": None if isinf(self.seconds) else self.seconds,
             "plan": self._plan_as_json(),
         }
 

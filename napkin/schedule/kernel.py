@@ -171,9 +171,15 @@ def rank_kernels(
 
 
 def best_kernel(
-    derivation: Derivation, machine: Machine, lengths: Mapping[str, int], dtype: str
+    derivation: Derivation,
+    machine: Machine,
+    lengths: Mapping[str, int],
+    dtype: str,
+    limit: float = inf,
 ) -> tuple[KernelPlan | None, KernelPlan | None]:
     """Return the first kernel of the ranking, or None and the nearest to one.
+
+    One that takes longer than a limit in seconds may be left out.
 
     What cannot be the first, by the least that it must take, is not judged, nor are rings so deep that
     `predict` finds nothing more to hide: they only take more room.
@@ -185,7 +191,7 @@ def best_kernel(
     ]
     best: tuple[float, int, KernelPlan] | None = None
     for least, number, each in sorted(waiting, key=lambda one: one[:2]):
-        if best is not None and least > best[0]:
+        if least > (limit if best is None else min(best[0], limit)):
             break
         for stages, warps in each.choices:
             if stages > max(DEEP_STAGES, each.layout.stages):

@@ -26,7 +26,7 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
-from napkin.schedule.remember import remembered
+from napkin.schedule.remember import remembered, remembered_by
 
 _BARRIER, _ALIGNED = 8, 16  # bytes
 _FOLDED = 4  # bytes of a value that a warp folded
@@ -41,11 +41,21 @@ def shared_bytes(program: Program, warps: int, *, wgmma: bool) -> int:
     Warpgroups contract what lies in shared memory. Warps hold operands in registers, so that a ring gives a
     slot back in the same step, and what was not loaded as they contract it passes through shared memory.
     """
+    by_group = _by_group(program, wgmma=wgmma)
+    rings = _ring_bytes(program, _deepest(program), by_group=by_group)
+    return rings + _bytes_beside_rings(program, warps, wgmma=wgmma)
+
+
+@remembered_by(
+    lambda program, warps, *, wgmma: (
+        (program.operations, program.dims, program.axes, warps, wgmma)
+    )
+)
+def _bytes_beside_rings(program: Program, warps: int, *, wgmma: bool) -> int:
     loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
     dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
-    by_group = wgmma and all(elements(program, op.tile.dims[:1]) >= 64 for op in dots)
-    total = _ring_bytes(program, loops, by_group=by_group)
-    total += max((_handed_over(program, each, wgmma=wgmma) for each in loops), default=0)
+    by_group = _by_group(program, wgmma=wgmma)
+    total = max((_handed_over(program, each, wgmma=wgmma) for each in loops), default=0)
     changing = [_turned(program, each, wgmma=wgmma) for each in loops]
     changing += [_written_out(program, each, warps, by_group=by_group) for each in loops]
     total += max(changing, default=0)
@@ -102,14 +112,18 @@ def _gathered_bytes(program: Program, loop: Loop, warps: int, *, wgmma: bool) ->
     )
 
 
-def _ring_bytes(program: Program, loops: Sequence[Loop], *, by_group: bool) -> int:
+@remembered_by(
+    lambda program, stages, *, by_group: (program.operations, program.dims, stages, by_group)
+)
+def _ring_bytes(program: Program, stages: int, *, by_group: bool) -> int:
     """Return the bytes of the rings that loops with contractions fill, and of their barriers."""
     rings: dict[str, int] = {}
     barriers: dict[str, int] = {}
+    loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
     for loop in (each for each in loops if any(isinstance(op, Dot) for op in each.body)):
         contracted = _first_contracted(loop.body)
         for op in (each for each in loop.body if isinstance(each, Load) and _has_ring(each)):
-            depth = _ring_depth(program, loop.body, op, by_group=by_group)
+            depth = _ring_depth(loop.body, op, stages, by_group=by_group)
             size = elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
             rings[op.array] = max(rings.get(op.array, 0), depth * size)
             if op.path is Path.DESCRIPTOR:  # what one contraction awaits shares a barrier a slot
@@ -122,26 +136,35 @@ def _ring_bytes(program: Program, loops: Sequence[Loop], *, by_group: bool) -> i
 
 def ring_depths(program: Program, *, wgmma: bool) -> dict[str, int]:
     """Return the slots of every array's ring, which are fewer than stages where warps contract."""
-    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
-    by_group = wgmma and all(elements(program, op.tile.dims[:1]) >= 64 for op in dots)
+    by_group, stages = _by_group(program, wgmma=wgmma), _deepest(program)
     found: dict[str, int] = {}
     for loop in (op for op in walk(program.operations) if isinstance(op, Loop)):
         for op in (each for each in loop.body if isinstance(each, Load) and _has_ring(each)):
-            depth = _ring_depth(program, loop.body, op, by_group=by_group)
+            depth = _ring_depth(loop.body, op, stages, by_group=by_group)
             found[op.array] = max(found.get(op.array, 0), depth)
     return found
 
 
-def _ring_depth(program: Program, body: Sequence[Operation], load: Load, *, by_group: bool) -> int:
+def _by_group(program: Program, *, wgmma: bool) -> bool:
+    """Return whether warpgroups contract, from shared memory."""
+    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
+    return wgmma and all(elements(program, op.tile.dims[:1]) >= 64 for op in dots)
+
+
+def _deepest(program: Program) -> int:
+    """Return the stages of the deepest ring."""
+    return max((buffer.stages for buffer in program.buffers), default=1)
+
+
+def _ring_depth(body: Sequence[Operation], load: Load, stages: int, *, by_group: bool) -> int:
     """Return the slots of the ring that a step's load fills."""
     if loaded_positions(body) & set(reads(load)):
         return 1
-    deepest = max((buffer.stages for buffer in program.buffers), default=1)
     if by_group and load.tile.name in _first_contracted(body):
-        return deepest
+        return stages
     # What threads read gives its place back in the same step: a ring of one less, but where a second
     # contraction still reads it when the next should arrive.
-    return max(deepest - 1, min(_takers(body, load.tile.name), 2), 1)
+    return max(stages - 1, min(_takers(body, load.tile.name), 2), 1)
 
 
 def _has_ring(load: Load) -> bool:

@@ -34,7 +34,7 @@ from napkin.schedule.program import (
     Store,
     walk,
 )
-from napkin.schedule.remember import remembered
+from napkin.schedule.remember import remembered, remembered_by
 from napkin.schedule.trips import remainders
 
 _EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2, 3 or more
@@ -64,10 +64,7 @@ def plain_clocks(
         for op, times in loops_of(program.operations, walked)
         for each in computed_operands(op.body)
     ]
-    vector = work.vector + sum(
-        times * operand_clocks(program, _own(op))
-        for op, times in loops_of(program.operations, walked)
-    )
+    vector = work.vector + _operands_clocks(program, walked)
     hidden = 1.0 if by_hand else _EXPOSED[min(blocks, len(_EXPOSED)) - 1]
     waiting = _latency(program, walked, work.contracted, stages, blocks)
     if by_hand:
@@ -87,6 +84,13 @@ def plain_clocks(
     return clocks
 
 
+@remembered_by(lambda program, walked: (program.operations, program.dims, walked))
+def _operands_clocks(program: Program, walked: Mapping[int, float]) -> float:
+    """Return the clocks of a group in which threads read operands from rings, widen and round them."""
+    loops = loops_of(program.operations, walked)
+    return sum(times * operand_clocks(program, _own(op)) for op, times in loops)
+
+
 def exposed_clocks(work: Work) -> float:
     """Return the least clocks of other arithmetic that nothing hides, however many blocks share a unit."""
     return max(min(_EXPOSED) * work.vector, work.vector - work.tensor)
@@ -104,6 +108,7 @@ def start_seconds(program: Program, machine: Machine, blocks: int, *, is_even: b
     return waiting / blocks + (rows if is_even else rows / blocks)
 
 
+@remembered_by(lambda program: (program.operations, program.axes, program.dims))
 def own_bytes(program: Program) -> int:
     """Return the bytes that a group loads and stores outside its loops: tiles, not values of its rows."""
     count = 0
@@ -186,6 +191,11 @@ def _unhidden_copies(program: Program, walked: Mapping[int, float]) -> float:
     return clocks
 
 
+@remembered_by(
+    lambda program, machine, walked, warps, stages: (
+        (program.operations, program.dims, machine, walked, warps, stages)
+    )
+)
 def _chain_clocks(
     program: Program, machine: Machine, walked: Mapping[int, float], warps: int, stages: int
 ) -> float:
@@ -264,6 +274,7 @@ def _warpgroups_apart(program: Program, warps: int) -> int:
     return max(warps // 4, 1) if rows and min(rows) >= 16 * warps else 1
 
 
+@remembered_by(lambda program: (program.operations,))
 def cut_loops(program: Program) -> list[Loop]:
     """Return the loops over what a mask or the end cuts off another loop: they are not pipelined."""
     places = remainders(program)

@@ -8,6 +8,7 @@ against it). It does not know how the assembler orders instructions: where there
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import isqrt
 
 from napkin.operators import Kind
 from napkin.schedule.layout import TYPE_BYTES
@@ -27,8 +28,12 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
+from napkin.schedule.remember import remembered_by
 
 _COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
+_LOOKED_UP = 3  # where its row's place is looked up first: that as well
+_FROM_RINGS = 75  # beside sums, and fragments, of operands that warps take from rings: addresses
+_FEWEST = 30  # of a kernel without contractions
 _COPY_BESIDE_RESULTS = (
     5  # where warpgroups hold results: its slot and what it is compared with as well
 )
@@ -37,6 +42,9 @@ _WIDE_RESULT = 10  # more than 128 columns of a result whose left operand thread
 _GATHERED_SHARE = 0.75  # of a word for each element that is read at a computed position
 
 
+@remembered_by(
+    lambda program, warps, *, wgmma: (program.operations, program.dims, program.axes, warps, wgmma)
+)
 def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
     """Return the registers of a thread: states, the widest moment of a body, and addressing."""
     loops = [op for op in program.operations if isinstance(op, Loop)]
@@ -53,12 +61,15 @@ def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
     base = 28 + (_WIDE_RESULT if from_shared and columns > 128 and _computes_left(loops) else 0)
     if from_shared:
         base += _copy_registers(program, warps, _COPY_BESIDE_RESULTS) if dots else 0
+    elif any(_streams_left(op.body) for op in walk(program.operations) if isinstance(op, Loop)):
+        base = _FROM_RINGS + _fragment_words(program, dots, warps)
     else:
-        streamed = any(_streams_left(op.body) for op in loops)
         base = FRAGMENT + columns * FRAGMENT // 64
-        base += _copy_registers(program, warps, _COPY_REGISTERS)
-        base += 3 * FRAGMENT if streamed else 0  # the next rows are fetched meanwhile
-    return int((held + widest) / (32 * warps)) + vectors + base
+        base += _copy_registers(
+            program, warps, _LOOKED_UP if _looks_up(program) else _COPY_REGISTERS
+        )
+    needed = int((held + widest) / (32 * warps)) + vectors + base
+    return needed if dots else max(needed, _FEWEST)
 
 
 def _shared_columns(program: Program) -> int:
@@ -191,6 +202,23 @@ def _column_words(program: Program, loop: Loop) -> int:
         if op.tile.dims == (loop.axis,) and op.tile.kind is Kind.FLOAT
     }
     return len(wide) * program.axis(loop.axis).tile // 4
+
+
+def _fragment_words(program: Program, dots: Sequence[Dot], warps: int) -> int:
+    """Return the words of both operands' fragments that a warp holds: those of two steps of 16.
+
+    A warp's share of a result is as good as square.
+    """
+    largest = max(elements(program, op.tile.dims) for op in dots)
+    return isqrt(largest // warps)
+
+
+def _looks_up(program: Program) -> bool:
+    """Return whether a ring's rows lie where another array says, such as pages of a table."""
+    loads = [
+        op for op in walk(program.operations) if isinstance(op, Load) and op.buffer is not None
+    ]
+    return any(each for op in loads for each in op.gathered)
 
 
 def _straight_words(program: Program) -> float:

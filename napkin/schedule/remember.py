@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 Value = TypeVar("Value")
 Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
 
 _MOST = 20_000  # answers; then all are forgotten
+_PLAIN = (bool, int, float, str)  # are parts by value
 
 
 def remembered(function: Callable[[Value], Answer]) -> Callable[[Value], Answer]:
@@ -38,3 +40,32 @@ def remembered(function: Callable[[Value], Answer]) -> Callable[[Value], Answer]
         return answer
 
     return ask
+
+
+def remembered_by(
+    parts: Callable[Arguments, tuple[object, ...]],
+) -> Callable[[Callable[Arguments, Answer]], Callable[Arguments, Answer]]:
+    """Return a decorator as `remembered`, for a function of several values, or of a part of one.
+
+    `parts` gives what the answer depends on: numbers and names by value, all else by identity.
+    """
+
+    def decorate(function: Callable[Arguments, Answer]) -> Callable[Arguments, Answer]:
+        known: dict[tuple[object, ...], tuple[tuple[object, ...], Answer]] = {}
+
+        @wraps(function)
+        def ask(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+            values = parts(*args, **kwargs)
+            key = tuple(each if type(each) in _PLAIN else id(each) for each in values)
+            found = known.get(key)
+            if found is not None:
+                return found[1]
+            if len(known) >= _MOST:
+                known.clear()
+            answer = function(*args, **kwargs)
+            known[key] = (values, answer)  # what is kept alive keeps its identity
+            return answer
+
+        return ask
+
+    return decorate

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 
-from napkin.algebra.derive import Derivation, derive
+from napkin.algebra.derive import Derivation, checked, sketch
 from napkin.algebra.segments import SEGMENT_MULTIPLE, Segmented, segment
 from napkin.diagram import Diagram, implied_sizes
 from napkin.schedule.cuts import LAUNCH_S
@@ -28,9 +28,15 @@ def with_segments(kernel: KernelPlan) -> tuple[KernelPlan, ...]:
     """Return the kernels that walk a kernel's stream in segments and merge them, or the kernel alone."""
     search = _Search.of(kernel) if _leaves_idle(kernel) else None
     best = None if search is None else search.best()
-    if best is None or best.seconds > _WORTH * kernel.prediction.seconds:
+    if search is None or best is None or best.seconds > _WORTH * kernel.prediction.seconds:
         return (kernel,)
-    return best.walk, best.merge
+    return _checked(best.walk, search.walk), _checked(best.merge, search.merge)
+
+
+def _checked(kernel: KernelPlan, derivation: Derivation) -> KernelPlan:
+    """Return a kernel with the error of its derivation's laws, which are those of any number of segments."""
+    error = checked(derivation).law_error
+    return replace(kernel, derivation=replace(kernel.derivation, law_error=error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def _groups(kernel: KernelPlan) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The kernels of a stream in segments, by their number; `walk` and `merge` are derived once."""
+    """The kernels of a stream in segments, by their number; what walks and what merges is derived once."""
 
     kernel: KernelPlan
     derivation: Derivation
@@ -80,11 +86,11 @@ class _Search:
         """Return the search for a kernel, None where its stream can't be in segments."""
         assert kernel.derivation.stream is not None
         axis = kernel.derivation.stream.axis
-        derivation = derive(kernel.derivation.diagram, axis=axis)
+        derivation = sketch(kernel.derivation.diagram, axis=axis)
         found = segment(derivation, 2)
         if isinstance(found, str):
             return None
-        walk, merge = derive(found.walk), derive(found.merge)
+        walk, merge = sketch(found.walk), sketch(found.merge)
         # A segment's own walk must be along the stream: another axis would not be shared out.
         if walk.stream is None or walk.stream.axis != axis:
             return None
@@ -100,24 +106,33 @@ class _Search:
         for step in (2.0, 0.5):
             count = int(start * step)
             while best is not None and 2 <= count <= self.most:
-                found = self.choice(count)
+                found = self.choice(count, best.seconds)
                 if found is None or found.seconds >= best.seconds:
                     break
                 best, count = found, int(count * step)
         return best
 
-    def choice(self, count: int) -> _Choice | None:
-        """Return the kernels of so many segments, None if one of them does not fit."""
+    def choice(self, count: int, limit: float = inf) -> _Choice | None:
+        """Return the kernels of so many segments, None if one of them does not fit.
+
+        Those that take longer than a limit in seconds may be left out.
+        """
         found = segment(self.derivation, count)
         assert isinstance(found, Segmented)
         sizes = dict(self.kernel.sizes) | {found.axis: count}
-        walk = self._planned(replace(self.walk, diagram=found.walk), sizes)
-        merge = self._planned(replace(self.merge, diagram=found.merge), sizes)
-        return None if walk is None or merge is None else _Choice(walk, merge)
+        merge = self._planned(replace(self.merge, diagram=found.merge), sizes, limit - LAUNCH_S)
+        if merge is None:
+            return None
+        left = limit - LAUNCH_S - _judged(merge)
+        walk = self._planned(replace(self.walk, diagram=found.walk), sizes, left)
+        return None if walk is None else _Choice(walk, merge)
 
-    def _planned(self, derivation: Derivation, sizes: Mapping[str, int]) -> KernelPlan | None:
+    def _planned(
+        self, derivation: Derivation, sizes: Mapping[str, int], limit: float
+    ) -> KernelPlan | None:
         own = {axis: sizes[axis] for axis in derivation.diagram.axes}
-        found, _ = best_kernel(derivation, self.kernel.machine, own, self.kernel.dtype)
+        machine, dtype = self.kernel.machine, self.kernel.dtype
+        found, _ = best_kernel(derivation, machine, own, dtype, limit)
         return found
 
 

@@ -11,7 +11,7 @@ lowering would give, which a test holds for every example and tiling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -154,17 +154,21 @@ def _number_moved(one: int, other: int, share: float) -> int:
 
 def _structure_of(layout: Layout) -> _Structure:
     """Return what layouts have in common that give the same operations."""
-    axes = tuple((a.axis, a.role, _told_apart(a), a.dim, a.size) for a in layout.axes)
+    last = {each.axes[-1] for each in (*layout.arrays, *layout.outputs) if each.axes}
+    axes = tuple((a.axis, a.role, _told_apart(a, last), a.dim, a.size) for a in layout.axes)
     return axes, tuple(each.name for each in layout.dims), layout.grid
 
 
-def _told_apart(axis: AxisTile) -> int:
-    """Return a tile, one number for all grouped tiles and chunks that a descriptor's box takes alike."""
+def _told_apart(axis: AxisTile, last: Collection[str]) -> int:
+    """Return a tile, one number for all grouped tiles and chunks that a descriptor's box takes alike.
+
+    A box must be so wide along the `last` axis of an array, and no longer than so along any.
+    """
     if axis.role not in (AxisRole.GROUP, AxisRole.STREAM):
         return axis.tile
     if axis.tile > MAX_DESCRIPTOR_EXTENT:
         return MAX_DESCRIPTOR_EXTENT + 1
-    return min(axis.tile, MIN_DESCRIPTOR_BYTES)
+    return min(axis.tile, MIN_DESCRIPTOR_BYTES if axis.axis in last else 1)
 
 
 def _laid_out(program: Program, layout: Layout) -> Program:

@@ -28,7 +28,7 @@ from napkin.schedule.program import (
     Program,
     walk,
 )
-from napkin.schedule.remember import remembered
+from napkin.schedule.remember import remembered, remembered_by
 from napkin.schedule.trips import (
     Kinds,
     Numbers,
@@ -242,6 +242,7 @@ def readers_of(program: Program) -> list[tuple[Array, frozenset[str], int]]:
     ]
 
 
+@remembered_by(lambda operations, grid: (operations, grid))
 def _picked(
     operations: tuple[Operation, ...], grid: tuple[str, ...]
 ) -> dict[str, tuple[frozenset[str], int]]:

@@ -20,6 +20,7 @@ from napkin.machine import Machine
 from napkin.schedule.order import digits, tile_order
 from napkin.schedule.plain_loops import array_bytes
 from napkin.schedule.program import Program
+from napkin.schedule.remember import remembered_by
 from napkin.schedule.touches import (
     Reals,
     Touch,
@@ -33,6 +34,11 @@ from napkin.schedule.trips import Numbers, Scalar, tile_count
 
 _RAMP = (0.85, 1.13)  # of its size
 _MOST_GROUPS = 1 << 15  # that are followed: what more of them do is like what these do
+
+
+def _order_of(program: Program) -> tuple[object, ...]:
+    """Return what says which group runs when, and what it does."""
+    return program.operations, program.axes, program.band, program.grid, program.descending
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,19 @@ class Traffic:
         return self.bytes_read + self.bytes_written + self.kept
 
 
+@remembered_by(
+    lambda program, machine, sizes, together, scalars: (
+        *_order_of(program),
+        program.dims,
+        program.outputs,
+        bool(program.buffers),
+        machine,
+        sizes,
+        together,
+        *scalars,
+        *scalars.values(),
+    )
+)
 def dram_traffic(
     program: Program,
     machine: Machine,
@@ -159,6 +178,7 @@ def least_traffic(program: Program, sizes: Mapping[str, int]) -> float:
     return sum(array_bytes(each, sizes) for each in (*program.arrays, *program.outputs))
 
 
+@remembered_by(lambda program, sizes, together: (*_order_of(program), sizes, together))
 def most_traffic(program: Program, sizes: Mapping[str, int], together: int) -> float:
     """Return bytes that a kernel never passes: what waves read if the cache keeps nothing between them."""
     groups = prod(tile_count(program, axis, sizes) for axis in program.grid)

@@ -38,7 +38,7 @@ from napkin.schedule.program import (
     Store,
     walk,
 )
-from napkin.schedule.remember import remembered
+from napkin.schedule.remember import remembered, remembered_by
 
 Numbers = npt.NDArray[np.int64]
 Known = npt.NDArray[Any]  # whole numbers as floats: NaN is what data decide
@@ -152,6 +152,7 @@ class Kinds:
     groups_each: int
 
 
+@remembered_by(lambda program, sizes: (program.operations, program.axes, sizes))
 def kinds_of_groups(program: Program, sizes: Mapping[str, int]) -> Kinds:
     """Return the kinds of groups that a program's loop bounds tell apart."""
     bounding = _axes_in_bounds(program.operations)
@@ -191,6 +192,7 @@ def trips(
     return found
 
 
+@remembered
 def loop_places(operations: Sequence[Operation]) -> dict[int, int]:
     """Return the place of every loop in reading order, by identity: equal loops are still apart."""
     loops = [each for each in walk(tuple(operations)) if isinstance(each, Loop)]

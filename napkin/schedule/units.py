@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import isinf
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -13,6 +14,8 @@ def duration(seconds: float) -> str:
     >>> duration(0.000822), duration(0.0000245), duration(9.68e-7)
     ('0.822 ms', '24.5 us', '968 ns')
     """
+    if isinf(seconds):
+        return "an unknown time"
     if seconds >= 1:
         return f"{seconds:.3f} s"
     if seconds >= 1e-4:

@@ -6,9 +6,11 @@
 cuDNN and FlashAttention 4, if it is installed; then every variant that FlexAttention can express against
 it, at 4k and 16k; `packed` and `document` hold eight sequences of random lengths side by side. What is timed
 is `torch.autograd.grad` of each, by all real arguments but ALiBi's slopes, which are constants: all kernels
-of the backward and what PyTorch puts around them. All contenders of a row run in turn on the same random
-data, each with a cold L2; a row holds medians, as TFLOP/s of five contractions where the forward has two, of
-what the mask leaves. Kernels are planned and compiled before, side by side, so that the GPU waits for none.
+of the backward and what PyTorch puts around them. Beside hand-written ones, which add up dQ in no order,
+napkin may do so too (`deterministic=False`); beside FlexAttention it does what it does by default. All
+contenders of a row run in turn on the same random data, each with a cold L2; a row holds medians, as TFLOP/s
+of five contractions where the forward has two, of what the mask leaves. Kernels are planned and compiled
+before, side by side, so that the GPU waits for none.
 Arguments keep the rows that they name.
 """
 
@@ -78,7 +80,8 @@ def backwards_of(case: Case) -> dict[str, Backward]:
         if isinstance(each, torch.Tensor) and each.is_floating_point() and name != "slope"
     ]
     values = [given[each.name] for each in diagram.core.arguments]
-    forwards: dict[str, Callable[[], Any]] = {"napkin": lambda: diagram.compile()(*values)}
+    kernel = diagram.compile(deterministic=False if case.peers == BY_HAND else None)
+    forwards: dict[str, Callable[[], Any]] = {"napkin": lambda: kernel(*values)}
     for name in case.peers:
         try:
             (contender,) = find_contenders([name], diagram.core)

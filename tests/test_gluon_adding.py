@@ -11,15 +11,19 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from napkin.algebra.derive import derive
 from napkin.diagram import Diagram
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.evaluate import reference
+from napkin.machine import load_machine
 from napkin.runtime.inspect import inspect_specialised
 from napkin.schedule.adding import adding_forms
 from napkin.schedule.barriers import Share
 from napkin.schedule.form import find_form
-from napkin.schedule.kernel import KernelPlan
+from napkin.schedule.kernel import Form, KernelPlan
+from napkin.schedule.plan import make_plan
 from napkin.schedule.program import Dot, Loop, Store, walk
+from napkin.schedule.specialise import must_spill
 from napkin.schedule.warps import Specialised
 from tests.programs import arguments_of, diagram_of, run
 from tests.test_adding import SCORES, adding, backward, found_for, text_of
@@ -31,9 +35,17 @@ needs_triton = pytest.mark.skipif(
 
 @cache
 def kernel_of(diagram: Diagram) -> KernelPlan:
-    """Return the kernel that adds to an output, of the plan with the least work."""
-    leanest = found_for(diagram, "hopper").adding[-1]
-    return next(each for each in leanest if each.program.accumulated)
+    """Return the kernel that adds to an output in a form, of the first plan that has one."""
+    return next(
+        each
+        for kernels in found_for(diagram, "hopper").adding
+        for each in kernels
+        if each.program.accumulated and not isinstance(adding_forms(each), str)
+    )
+
+
+def of_head(diagram: Diagram, head: int) -> Diagram:
+    return replace(diagram, sizes=tuple((dict(diagram.sizes) | {"d": head, "v": head}).items()))
 
 
 def forms_of(kernel: KernelPlan) -> tuple[Specialised, ...]:
@@ -108,16 +120,51 @@ def test_why_there_is_no_form_is_told() -> None:
         assert reason in str(find_form(kernel))
 
 
-SPILLED = {("attention", 64): 200, ("causal", 64): 360, ("causal", 128): 100}  # bytes, as measured
+@pytest.mark.parametrize(("head", "slots"), [(64, 2), (128, 1)])
+def test_what_is_shared_has_a_slot_a_stage_where_chunks_are_long(head: int, slots: int) -> None:
+    (part,) = forms_of(kernel_of(of_head(backward("attention"), head)))[0].parts
+    assert part.slots == slots
+
+
+@pytest.mark.parametrize("name", ["causal", "window", "sinks", "gqa"])
+def test_the_one_pass_form_is_found_among_cuts_of_as_little_work(name: str) -> None:
+    kernel = kernel_of(of_head(backward(name), 128))
+    assert len(kernel.program.accumulated) == 1  # dQ, before it is scaled
+    assert len(kernel.program.outputs) == 3
+
+
+@pytest.mark.parametrize("name", ["attention", "causal"])
+def test_what_a_kernel_computes_for_others_may_be_had_apart(name: str) -> None:
+    machine = load_machine("hopper")
+    plan = make_plan(derive(of_head(backward(name), 128)), machine, deterministic=True)
+    formed = {
+        tuple(each.name for each in kernel.program.outputs): kernel.form is not None
+        for kernel in plan.kernels
+    }
+    assert formed == {("sum_v",): False, ("dQ",): True, ("dK", "dV"): True}
+
+
+@pytest.mark.parametrize("head", [64, 128])
+def test_short_contractions_that_wait_for_one_another_take_longer(head: int) -> None:
+    found = found_for(of_head(backward("attention"), head), "hopper")
+    (apart,) = found.apart
+    forms = [find_form(each) for each in apart if len(each.program.outputs[0].axes) == 4]
+    for form in forms:
+        assert isinstance(form, Form)
+        waits = "waiting for short contractions" in dict(form.prediction.parts)
+        assert waits == (head == 64)
+        assert not must_spill(form.warps)
+    assert len(forms) == 2
+
+
+SPILLED = {("attention", 64): 72, ("causal", 64): 250, ("sinks", 64): 250}  # bytes, as measured
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["attention", "causal"])
+@pytest.mark.parametrize("name", ["attention", "causal", "sinks"])
 @pytest.mark.parametrize("head", [64, 128])
 def test_a_backward_in_one_pass_spills_no_more_than_what_was_measured(name: str, head: int) -> None:
-    diagram = backward(name)
-    sizes = dict(diagram.sizes) | {"d": head, "v": head}
-    kernel = kernel_of(replace(diagram, sizes=tuple(sizes.items())))
+    kernel = kernel_of(of_head(backward(name), head))
     assert {"dK", "dV"} <= {each.name for each in kernel.program.outputs}
     found = inspect_specialised(kernel, forms_of(kernel)[0])
     assert found.spill_store_bytes + found.spill_load_bytes <= SPILLED.get((name, head), 0)

@@ -277,10 +277,16 @@ class _Adding(Maker):
         """Put the parts together; what is turned has a ring of its own, or one slot, as there is room."""
         if len(_masking(self.loops)) > 1:  # it was not measured whether either pays there
             return self._with_slots(1, shared_limit)
-        made = self._with_slots(self.stages, shared_limit)
+        made = self._with_slots(self.stages if self._is_long() else 1, shared_limit)
         if made.shared_bytes + BARRIER_BYTES > shared_limit:
             made = self._with_slots(1, shared_limit)
         return with_contraction_ahead(made)
+
+    def _is_long(self) -> bool:
+        """Tell whether a chunk is as long as a block of rows: naming slots spills in shorter ones."""
+        return all(
+            self.program.dim(dot.tile.dims[0]).extent >= _CONSUMERS * ROWS for dot in self.parts
+        )
 
     def _with_slots(self, slots: int, shared_limit: int) -> Specialised:
         turned = {dot.left: self._turned(dot, slots) for dot in self.parts}

@@ -1,8 +1,9 @@
-"""Cuts of a diagram, and the ways to join two of their kernels.
+"""Cuts of a diagram, and the ways to join two of their kernels or to part one.
 
 In: a diagram's boxes and a cut: the boxes that are kept in memory. Out: cuts in which one kernel
-gives what two gave; the last resort is a kernel that walks two axes, where some outputs sum the one
-and some the other: its groups' parts of the former are added up in memory (`napkin.algebra.parts`).
+gives what two gave, or two what one gave; the last resort is a kernel that walks two axes, where some
+outputs sum the one and some the other: its groups' parts of the former are added up in memory
+(`napkin.algebra.parts`).
 
 What a cut costs is not asked here.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from napkin.algebra.parts import added_axes, core_sum
-from napkin.diagram import Box, Reduce
+from napkin.diagram import Box, Reduce, topological
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,21 @@ class Cut:
         """The kept boxes by the kernel that gives them."""
         alone = self.kept.difference(*self.together)
         return sorted((*self.together, *(frozenset({each}) for each in alone)), key=min)
+
+
+def read_apart(boxes: Sequence[Box], chosen: Cut) -> Cut:
+    """Return the cut in which what a kernel gives and computes others of its outputs from has one of its own.
+
+    A kernel that needs arrays for less may have a form of warps with roles.
+    """
+    read = {
+        each
+        for group in chosen.together
+        for each in group
+        if each in topological(boxes, sorted(group - {each}))
+    }
+    left = (group - read for group in chosen.together)
+    return Cut(chosen.kept, frozenset(group for group in left if len(group) > 1), chosen.added)
 
 
 def joined_by_adding(

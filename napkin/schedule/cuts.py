@@ -30,7 +30,7 @@ from napkin.machine import Machine
 from napkin.model.roles import is_contraction
 from napkin.operators import Pipeline
 from napkin.schedule.anonymous import anonymous
-from napkin.schedule.cut_steps import Cut, joined_by_adding
+from napkin.schedule.cut_steps import Cut, joined_by_adding, read_apart
 from napkin.schedule.kernel import KernelPlan, best_kernel, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
 from napkin.schedule.points import cut_points
@@ -72,17 +72,23 @@ def total_seconds(kernels: Sequence[KernelPlan]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The kernels of the best cut, and those of cuts with sums that are added up in memory, if any."""
+    """The kernels of the best cut as plain loops, and those of cuts that other forms may make better.
+
+    `apart` are in order too; `adding` add up sums in memory.
+    """
 
     kernels: tuple[KernelPlan, ...]
+    apart: tuple[tuple[KernelPlan, ...], ...]
     adding: tuple[tuple[KernelPlan, ...], ...]
 
 
-def find_cut(diagram: Diagram, setting: Setting, one: KernelPlan | None) -> Found | Refused | None:
+def find_cut(
+    diagram: Diagram, setting: Setting, one: KernelPlan | None, *, adds: bool = True
+) -> Found | Refused | None:
     """Return the kernels of the best cut; `one` is the diagram's one kernel, if it fits.
 
     None if no cut is worth it beside that kernel, or there is nothing to cut; `Refused` if a piece fits
-    in no way.
+    in no way. Cuts with sums that are added up in memory are looked for if it `adds`.
     """
     search = _Search(diagram, setting)
     points, limit = cut_points(diagram), inf
@@ -99,8 +105,11 @@ def find_cut(diagram: Diagram, setting: Setting, one: KernelPlan | None) -> Foun
         return kernels if one is None else None
     if len(kernels) == 1 or total_seconds(kernels) >= limit:
         return None
-    adding = (search.kernels(each) for each in search.adding(chosen))
-    return Found(kernels, tuple(each for each in adding if isinstance(each, tuple)))
+    apart, adding = (
+        tuple(each for each in map(search.kernels, cuts) if isinstance(each, tuple))
+        for cuts in (search.apart(chosen), search.adding(chosen) if adds else [])
+    )
+    return Found(kernels, apart, adding)
 
 
 # --- search ---------------------------------------------------------------------------------------
@@ -166,10 +175,17 @@ class _Search:
             chosen, cost = best, least
         return chosen
 
+    def apart(self, chosen: Cut) -> list[Cut]:
+        """Return the cut in which no kernel computes for others what it gives, if that is another one."""
+        chosen = chosen.with_all(frozenset(each.box for each in self.diagram.outputs))
+        found = read_apart(self.diagram.boxes, chosen)
+        return [found] if found != chosen and self._pieces(found) else []
+
     def adding(self, chosen: Cut) -> list[Cut]:
         """Return cuts that are one step from another and add up sums in memory: the best, the leanest.
 
-        The one with the least work may be far from it as plain loops, and yet win where warps have roles.
+        Those with the least work may be far from it as plain loops, and yet win where warps have roles: by
+        the axes that the contractions which are added up sum.
         """
         chosen = chosen.with_all(frozenset(each.box for each in self.diagram.outputs))
         groups = chosen.groups
@@ -182,16 +198,29 @@ class _Search:
         )
         known = dict(enumerate(each for each in islice(cuts, _MOST_CUTS) if self._pieces(each)))
         limit = self.boxes_planned + _MOST_BOXES
-        found: dict[int, tuple[int, float]] = {}
-        for number in sorted(known, key=lambda each: self.least_seconds(known[each]))[:1]:
-            found[number] = self._cost(known[number])
+        leanest = self._leanest(known)
+        found = {number: self._cost(known[number]) for number in leanest}
         for hope, number in sorted((self._hope(each), number) for number, each in known.items()):
-            least = min(found.values())
+            least = min(found.values(), default=_NO_LIMIT)
             if hope < least and self.boxes_planned < limit:
                 found[number] = self._cost(known[number], least)
         fitting = sorted((cost, number) for number, cost in found.items() if not cost[0])
-        leanest = [number for number in list(found)[:1] if not found[number][0]]
         return [known[each] for each in dict.fromkeys([*(n for _, n in fitting[:1]), *leanest])]
+
+    def _leanest(self, cuts: Mapping[int, Cut]) -> list[int]:
+        """Return the cuts of the least work that fit, one for each choice of axes that contractions sum."""
+        work = {
+            number: self.least_seconds(each)
+            for number, each in cuts.items()
+            if all(_is_contraction(self.diagram.boxes, box) for box, _ in each.added)
+        }
+        found: dict[frozenset[tuple[str, ...]], int] = {}
+        for number in sorted(work, key=lambda each: work[each]):
+            axes = frozenset(each for _, each in cuts[number].added)
+            is_lean = _WORTH * work[number] <= min(work.values())
+            if is_lean and axes not in found and self._cost(cuts[number], (1, 0.0)) < (1, 0.0):
+                found[axes] = number
+        return list(found.values())
 
     def _steps(self, chosen: Cut) -> list[Cut]:
         """Return the cuts one step away: a box taken back, or two kernels joined."""

@@ -19,13 +19,14 @@ from napkin.operators import Pipeline
 from napkin.schedule.cuts import Found, Refused, Setting, find_cut, total_seconds
 from napkin.schedule.form import in_plain_form, with_forms
 from napkin.schedule.hulls import with_hulls
-from napkin.schedule.kernel import KernelPlan, Ranking, rank_kernels, storage_types
+from napkin.schedule.kernel import KernelPlan, Ranking, best_kernel, rank_kernels, storage_types
 from napkin.schedule.layout import argument_arrays, output_arrays
 from napkin.schedule.program import Array, AxisRole
 from napkin.schedule.segments import segment_counts, with_segments
 from napkin.schedule.tilings import is_narrow_float
 from napkin.schedule.units import listed
 
+_WORTH_APART = 1.1  # times as long as a cut in more kernels: their forms are predicted no better
 _WORTH_ORDER = 1.09  # times as long as what adds up in no order: predictions say 1.10 of 1.104
 
 __all__ = ["KernelPlan", "Plan", "make_plan", "storage_types"]
@@ -123,24 +124,40 @@ def make_plan(
     given = given_lengths(derivation, sizes or {})
     setting = Setting(machine, {a: given.get(a, 4096) for a in diagram.axes}, given, dtype)
     hand = relabelling_for(diagram, machine)
-    ranking = rank_kernels(derivation, machine, setting.lengths, dtype, hand)
-    one = ranking.kernels[0] if ranking.kernels else None
+    one, tightest = _one_kernel(derivation, setting, hand)
     where = tuple(setting.lengths.items())
-    found = None if hand else find_cut(_sized(diagram, given), setting, one)
+    adds = _may_add(machine, deterministic)
+    found = None if hand else find_cut(_sized(diagram, given), setting, one, adds=adds)
     shared = () if hand or one is None else with_segments(one)
     if isinstance(found, Found):
         kernels = _chosen(found, deterministic)
         if not shared or len(shared) == 1 or total_seconds(kernels) < total_seconds(shared):
-            return Plan(diagram, machine, where, dtype, kernels, one or ranking.tightest)
+            return Plan(diagram, machine, where, dtype, kernels, one or tightest)
     if one is None:
         largest = None
         if hand is not None:
             largest = _largest(rank_kernels(derivation, machine, setting.lengths, dtype))
         misfit = found if isinstance(found, Refused) else None
-        reason = _nothing_fits(diagram, machine, hand, ranking.tightest, misfit, largest)
+        reason = _nothing_fits(diagram, machine, hand, tightest, misfit, largest)
         raise NapkinError([reason])
     made = with_forms(_bounded(shared) if shared else (one,), by_hand=hand is not None)
     return Plan(diagram, machine, where, dtype, made, one if len(shared) > 1 else None)
+
+
+def _one_kernel(
+    derivation: Derivation, setting: Setting, hand: Relabelling | None
+) -> tuple[KernelPlan | None, KernelPlan | None]:
+    """Return the best kernel for the whole diagram, or None and the nearest to one."""
+    machine, lengths, dtype = setting.machine, setting.lengths, setting.dtype
+    if hand is None:
+        return best_kernel(derivation, machine, lengths, dtype)
+    ranking = rank_kernels(derivation, machine, lengths, dtype, hand)
+    return (ranking.kernels[0] if ranking.kernels else None), ranking.tightest
+
+
+def _may_add(machine: Machine, deterministic: bool | None) -> bool:
+    """Return whether a plan may add sums up in memory: unless it is asked for, by warps with roles alone."""
+    return machine.has("wgmma") if deterministic is None else not deterministic
 
 
 def _bounded(kernels: Sequence[KernelPlan]) -> tuple[KernelPlan, ...]:
@@ -161,6 +178,10 @@ def _chosen(found: Found, deterministic: bool | None) -> tuple[KernelPlan, ...]:
     kernels, and longer than predicted.
     """
     ordered = with_forms(_bounded(found.kernels), by_hand=False)
+    apart = [with_forms(_bounded(each), by_hand=False) for each in found.apart]
+    seconds = min(map(total_seconds, (ordered, *apart)))
+    if total_seconds(ordered) > _WORTH_APART * seconds:
+        ordered = min(apart, key=total_seconds)
     if deterministic:
         return ordered
     adding = [with_forms(_bounded(each), by_hand=False) for each in found.adding]
@@ -170,7 +191,7 @@ def _chosen(found: Found, deterministic: bool | None) -> tuple[KernelPlan, ...]:
         return ordered
     best = min(adding, key=total_seconds)
     least = _WORTH_ORDER if deterministic is None else 1.0
-    return best if total_seconds(ordered) > least * total_seconds(best) else ordered
+    return best if seconds > least * total_seconds(best) else ordered
 
 
 def _adds_by_threads(kernel: KernelPlan) -> bool:

@@ -200,7 +200,7 @@ class AddingPrinter(ModulePrinter):
     def _share(self, each: Share) -> None:
         """Print how a consumer's rows come into shared memory, once all have read what was there."""
         only = self.kernel.parts[each.number].slots == 1
-        slot = self.adding.zero if only else self.words.slot
+        slot = self.adding.zero if only else f"{self.words.slot} + {self.adding.zero}"
         shared = f"{self.adding.tiles[each.number]}.index({slot})"
         self.shared[each.tile.name] = shared
         place = each.tile.dims.index(self.kernel.rows)

@@ -29,6 +29,7 @@ from napkin.diagram import (
     Input,
     Leaf,
     Output,
+    Pointwise,
     Reduce,
     implied_sizes,
     operands_of,
@@ -122,8 +123,9 @@ def _input_types(boxes: Sequence[Box], among: Iterable[int], types: Mapping[str,
 def memory_order(boxes: Sequence[Box], readers: Iterable[int], each: int) -> tuple[str, ...]:
     """Return a kept box's axes, outermost those that contractions take one at a time.
 
-    The matrices that they multiply then lie side by side, as hardware that copies tiles likes it. The axes
-    of a matrix lie as they do in an array of the same axes: as keys do, so do their gradients.
+    The matrices that they multiply then lie side by side, as hardware that copies tiles likes it, and so do
+    the values of rows that what is multiplied is made of elementwise. The axes of a matrix lie as they do in
+    an array of the same axes: as keys do, so do their gradients.
     """
     axes = next(
         (
@@ -134,13 +136,29 @@ def memory_order(boxes: Sequence[Box], readers: Iterable[int], each: int) -> tup
         boxes[each].axes,
     )
     batch = set(axes)
-    for reader in readers:
-        box = boxes[reader]
+    for box in _made_elementwise(boxes, readers):
         if not isinstance(box, Reduce) or len(box.operands) < 2:
             return axes
         for operand in box.operands:
-            batch &= set(boxes[operand].axes) - set(box.over)
+            if boxes[operand].axes:  # a number is alike in every matrix
+                batch &= set(boxes[operand].axes) - set(box.over)
     return tuple(sorted(axes, key=lambda axis: axis not in batch))
+
+
+def _made_elementwise(boxes: Sequence[Box], readers: Iterable[int]) -> list[Box]:
+    """Return the readers, in the stead of one that is elementwise those that read what it makes."""
+    found: list[Box] = []
+    pending, seen = list(readers), set[int]()
+    while pending:
+        each = pending.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        if isinstance(boxes[each], Pointwise):
+            pending += [place for place, box in enumerate(boxes) if each in operands_of(box)]
+        else:
+            found.append(boxes[each])
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ _STAGES, _WARPS = (2, 3, 4), (4, 8)  # of kernels that contract
 _MAX_WHOLE = 256
 _SPLIT_TILE = 64
 _ELEMENTS = 1024  # of a block that only computes
+# Rows of a kernel without contractions; many where its stream is short; of an axis that is not the last.
+_FEW_ROWS, _MANY_ROWS, _APART_ROWS = (1, 2, 4, 8, 16), (32, 64, 128, 256), (8,)
 
 
 def enumerate_tilings(
@@ -192,7 +194,11 @@ def _useful(tiles: Mapping[str, int], sizes: Mapping[str, int]) -> bool:
 def _row_tiles(
     derivation: Derivation, sizes: Mapping[str, int], fixed: Mapping[str, int]
 ) -> list[dict[str, int]]:
-    """Return tiles for a kernel without contractions: some rows of its last grouped axis."""
+    """Return tiles for a kernel without contractions: some rows of a grouped axis.
+
+    That is the last one, or another that arrays have among their innermost two: what lies together is best
+    read together.
+    """
     group = derivation.group
     if not group:
         return [{}]
@@ -205,8 +211,22 @@ def _row_tiles(
             base[axis] = fixed.get(axis, min(left, power_of_two(sizes[axis])))
             left = max(1, left // base[axis])
         return [base]
-    rows = [1, 2, 4, 8, 16]
-    return [base | {group[-1]: tile} for tile in rows if tile <= power_of_two(sizes[group[-1]])]
+    most = {axis: power_of_two(sizes[axis]) for axis in group}
+    beside = _ELEMENTS // min(power_of_two(sizes[derivation.stream.axis]), _ELEMENTS)
+    rows = [*_FEW_ROWS, *(tile for tile in _MANY_ROWS if tile <= beside)]
+    found = [base | {group[-1]: tile} for tile in rows if tile <= most[group[-1]]]
+    near = _near_axes(derivation)
+    others = [axis for axis in group[:-1] if axis in near and axis not in fixed]
+    return found + [
+        base | {axis: tile} for axis in others for tile in _APART_ROWS if tile <= most[axis]
+    ]
+
+
+def _near_axes(derivation: Derivation) -> frozenset[str]:
+    """Return the axes that some array has among its innermost two."""
+    diagram = derivation.diagram
+    arrays = [each.axes for each in diagram.arguments] + [each.axes for each in diagram.outputs]
+    return frozenset(axis for axes in arrays for axis in axes[-2:])
 
 
 def _stream_tiles(

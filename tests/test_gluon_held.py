@@ -49,9 +49,38 @@ def test_rows_are_held_where_shared_memory_would_bind(name: str, head: int, colu
     assert held == ((Held("q", columns),) if columns else ())
 
 
-def test_plans_hold_rows_in_short_chunks_alone() -> None:
-    assert formed("packed")[1].held == (Held("q", 64),)
-    assert not formed("attention", 256)[1].held
+@pytest.mark.parametrize(
+    ("name", "head", "columns"),
+    [
+        ("packed", 128, 64),  # short chunks
+        ("causal", 128, 128),  # a mask bounds the stream: rows are held whole
+        ("window", 128, 128),
+        ("causal", 256, 0),  # there is no room for them
+        ("attention", 128, 0),
+        ("attention", 256, 0),
+    ],
+)
+def test_plans_hold_rows_in_short_chunks_and_where_a_mask_bounds_the_stream(
+    name: str, head: int, columns: int
+) -> None:
+    _, form = formed(name, head)
+    assert form.held == ((Held("q", columns),) if columns else ())
+    assert form.tests_apart == bool(columns)
+
+
+def test_values_of_a_chunk_s_positions_leave_whole_rows_no_registers() -> None:
+    _, form = formed("alibi")
+    assert not form.held
+    assert not form.tests_apart
+
+
+def test_rows_that_are_held_whole_are_read_once_and_contracted_at_once() -> None:
+    kernel, form = formed("causal")
+    text = emit_gluon(plan_in_form(kernel, form))
+    assert text.count("q_held = _packed(q.load(gl.DotOperandLayout(0, LAYOUT_Q_X, 2)))") == 1
+    flat = re.sub(r"\s+", " ", text).replace("( ", "(")
+    assert len(re.findall(r"warpgroup_mma\(q_held, k\w*\.permute", flat)) == len(form.chunks)
+    assert "warpgroup_mma(q," not in flat
 
 
 def test_no_more_is_held_than_registers_are_free() -> None:

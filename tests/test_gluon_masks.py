@@ -106,5 +106,4 @@ def test_elements_read_by_pointer_keep_masks_as_truth_values() -> None:
 
 def printed(name: str, *, tests_apart: bool) -> str:
     kernel, form = formed(name)
-    assert not form.tests_apart
     return emit_gluon(plan_in_form(kernel, replace(form, tests_apart=tests_apart)))

@@ -1,10 +1,10 @@
 """Resident operands that consumers keep in registers, so that contractions read less of shared memory.
 
 In: a `Specialised` kernel and its machine. Out: the same, with the first columns of a resident left operand
-held in registers where shared memory would keep its contractions waiting. A warpgroup's instruction reads
-its right operand from shared memory, and its left one unless that lies in registers: of 64 rows by 64
-positions both are as large, and are read in a time in which shared memory passes no more than that. The
-copies of the chunks to come are written besides.
+held in registers where shared memory would keep its contractions waiting, or the whole of it where it fits. A
+warpgroup's instruction reads its right operand from shared memory, and its left one unless that lies in
+registers: of 64 rows by 64 positions both are as large, and are read in a time in which shared memory passes
+no more than that. The copies of the chunks to come are written besides.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from napkin.machine import Machine
-from napkin.operators import Pipeline
+from napkin.operators import Kind, Pipeline
 from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.obstacles import tile_registers
 from napkin.schedule.panels import panels_of
 from napkin.schedule.program import Dot, Loop, Program, Region, Tile, tiles_of
+from napkin.schedule.slicing import column_registers
 from napkin.schedule.warps import Held, Ring, Specialised
 
 # Past this share of its rate, contractions wait for shared memory: chunks of 64 positions take all of it,
@@ -39,6 +40,31 @@ def with_held_operands(form: Specialised, machine: Machine) -> Specialised:
     if columns < _NARROWEST:
         return form
     return replace(form, held=(Held(dot.left, columns),))
+
+
+def with_held_rows(form: Specialised) -> Specialised:
+    """Return the form with a resident operand whole in registers, if they are free.
+
+    Masks are tested a comparison at a time there, and take none.
+    """
+    found = _resident_left(form)
+    if found is None:
+        return form
+    dot, ring = found
+    program, columns = form.program, extent((dot.over,), form.program)
+    taken = tile_registers(program, form.consumers) - _mask_registers(form)
+    taken += column_registers(program) + _registers(ring, columns, form)
+    if taken + _BESIDE > form.registers[0]:
+        return form
+    return replace(form, held=(Held(dot.left, columns),), tests_apart=True)
+
+
+def _mask_registers(form: Specialised) -> int:
+    """Return the registers of a thread that are counted for a chunk's mask."""
+    loops = [op for op in form.program.operations if isinstance(op, Loop)]
+    masks = [tile for loop in loops for tile in tiles_of(loop.body) if tile.kind is Kind.BOOL]
+    widest = max((extent(t.dims, form.program) for t in masks if len(t.dims) == 2), default=0)
+    return widest // (4 * 128 * form.consumers)
 
 
 def _resident_left(form: Specialised) -> tuple[Dot, Ring] | None:

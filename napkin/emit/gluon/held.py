@@ -34,8 +34,11 @@ class HeldPrinter(StepPrinter):
         """Print how a resident tile's first columns are read into registers."""
         dot = next(dot for dot in self.dots if dot.left == name)
         operand = f"gl.DotOperandLayout(0, {self.words.layouts[dot.tile.dims]}, 2)"
-        part = f"{name}.slice(0, {self.held[name]}, dim=1).load({operand})"
-        self._line(f"{self.words.held[name]} = {self._helper('packed', '_packed', [part])}")
+        columns = self.program.dim(dot.over).extent
+        part = self._part(name, 0, self.held[name], columns, 1)
+        self._line(
+            f"{self.words.held[name]} = {self._helper('packed', '_packed', [f'{part}.load({operand})'])}"
+        )
 
     def _statement(self, each: Statement) -> None:
         super()._statement(each)
@@ -45,12 +48,12 @@ class HeldPrinter(StepPrinter):
     def _dot(self, each: Dot) -> str:
         if each.left not in self.held:
             return super()._dot(each)
-        result = each.accumulator
+        result, whole = each.accumulator, self.program.dim(each.over).extent
         for start, count in self._columns(each):
-            left = f"{each.left}.slice({start}, {count}, dim=1)"
+            left = self._part(each.left, start, count, whole, 1)
             left = left if start else self.words.held[each.left]
             dims = self.rings[self.slots[each.right].ring].load.tile.dims
-            right = f"{each.right}.slice({start}, {count}, dim={dims.index(each.over)})"
+            right = self._part(each.right, start, count, whole, dims.index(each.over))
             result = self._contracted(left, self._turned(right, each, each.right, 0), result, each)
         assert result is not None
         return result
@@ -63,3 +66,7 @@ class HeldPrinter(StepPrinter):
             parts.append((start, start))
             start *= 2
         return parts
+
+    def _part(self, name: str, start: int, count: int, whole: int, dim: int) -> str:
+        """Return a tile's columns from `start` on, or all of it."""
+        return name if count == whole else f"{name}.slice({start}, {count}, dim={dim})"

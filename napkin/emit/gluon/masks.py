@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from napkin.emit.expressions import Call, Expression, Leaf
-from napkin.emit.triton.body import BodyPrinter
+from napkin.emit.gluon.moves import MovePrinter
 from napkin.operators import Kind
 from napkin.schedule.liveness import reads
 from napkin.schedule.program import Compute, Length, Literal, Load, Operation, Tile, walk
@@ -70,7 +70,7 @@ def _conjuncts(
     return [part for each in op.operands for part in _conjuncts(str(each), made, alone, dropped)]
 
 
-class MaskPrinter(BodyPrinter):
+class MaskPrinter(MovePrinter):
     """Prints choices by comparisons."""
 
     def _call(self, each: Call) -> str:

@@ -47,6 +47,7 @@ VARIANTS = [
     *((name, 128, 128) for name in FORMED),
     *((name, size, size) for name in ("attention", "causal") for size in (64, 256)),
     *((name, 64, 64) for name in ("alibi", "document", "sigmoid", "window")),
+    *((name, 64, 64) for name in ("gqa", "sinks", "softcap")),
     ("attention", 32, 64),
     ("causal", 192, 128),
     ("causal", 96, 96),
@@ -62,8 +63,6 @@ SPILLS = {
     ("relative_bias", 128): 260,  # a tile of biases, read by pointer
     ("sigmoid", 128): 32,
     ("softcap", 128): 16,
-    ("attention", 32): 512,  # three consumers: the cut chunk alone spills
-    ("attention", 64): 512,
 }
 BARRIERS = 1024  # bytes beside the rings and stages
 
@@ -387,6 +386,12 @@ OTHERS = {
         "    O[h q v] = sum[x](softmax[x](S) * V)",
         {"h": 4, "q": 4096, "x": 4096, "d": 128, "v": 128},
     ),
+    "keys that are padding": (
+        "f(Q[b h q d], K[b h x d], V[b h x v], keep[b x]: bool) -> O[b h q v]\n"
+        "    S[b h q x] = where(x <= q and keep, sum[d](Q * K) / sqrt(size(d)), -inf)\n"
+        "    O[b h q v] = sum[x](softmax[x](S) * V)",
+        {"b": 2, "h": 16, "q": 4096, "x": 4096, "d": 128, "v": 128},
+    ),
 }
 
 
@@ -455,11 +460,18 @@ def test_a_kernel_gives_what_the_reference_gives(name: str, rows: int, keys: int
     ("name", "rows", "keys"),
     [
         *((name, 333, 333) for name in ("attention", "causal", "alibi", "document", "window")),
+        *((name, 333, 333) for name in ("gqa", "sigmoid", "sinks")),
         *((name, 1000, 200) for name in ("attention", "softcap")),
     ],
 )
 def test_heads_of_64_give_what_the_reference_gives(name: str, rows: int, keys: int) -> None:
     check_kernel(*formed(name, 64, 64), rows, keys)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["attention_lse", "causal", "gqa"])
+def test_heads_of_32_give_what_the_reference_gives(name: str) -> None:
+    check_kernel(*formed(name, 32, 32), 333, 333)
 
 
 @pytest.mark.gpu

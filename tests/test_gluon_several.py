@@ -60,7 +60,7 @@ def test_the_kernels_of_a_module_have_names_of_their_own() -> None:
 
 
 def test_a_module_holds_plain_loops_beside_warps_with_roles() -> None:
-    plan = planned("attention_block", "h200")
+    plan = planned("rmsnorm_linear", "h200")
     text = emit_gluon(plan)
     module = ast.parse(text)
     assert imported(module) <= {"__future__", "torch", "triton"}

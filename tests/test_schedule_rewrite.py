@@ -51,7 +51,9 @@ def test_a_quotient_by_a_row_times_a_column_divides_no_element() -> None:
     program = program_of("S / (r * c) * g", "r[q], c[x], g: float")
     first = loops_of(program)[0]
     assert "div" not in wide(first)
-    assert wide(first).count("mul") == 3  # by the column, by the row times g, and the state's rescaling
+    assert (
+        wide(first).count("mul") == 3
+    )  # by the column, by the row times g, and the state's rescaling
     made = [op for op in walk(program.operations) if isinstance(op, Compute)]
     assert {op.tile.dims for op in made if op.operator == "reciprocal"} == {("q",), ("x",)}
 

@@ -24,11 +24,14 @@ from napkin.schedule.barriers import (
     Step,
     TakeTurn,
 )
-from napkin.schedule.kernel import KernelPlan, rank_kernels
+from napkin.schedule.kernel import KernelPlan, rank_kernels, storage_types
+from napkin.schedule.layout import build_layout
+from napkin.schedule.lower import lower
 from napkin.schedule.program import Dot, Load, Loop, Program, Region
 from napkin.schedule.rewrite import rewrite
-from napkin.schedule.rotate import rotate
-from napkin.schedule.specialise import specialise
+from napkin.schedule.rotate import descend, rotate
+from napkin.schedule.shapes import ROWS, Shape, row_axis, tiling_of
+from napkin.schedule.specialise import specialise, specialise_program
 from napkin.schedule.trips import kinds_of_groups, trips
 from napkin.schedule.warps import Ring, Specialised
 from tests.programs import (
@@ -68,6 +71,25 @@ def formed(name: str, **sizes: int) -> Specialised:
     return form
 
 
+def in_slices(name: str) -> Specialised:
+    """Return an example's form in slices, between two consumers."""
+    kernel = kernel_of(name)
+    rows = row_axis(kernel)
+    assert rows is not None
+    types = storage_types(kernel.derivation.diagram, kernel.dtype)
+    limit = kernel.machine.limits.shared_per_block
+    form: Specialised | str = ""
+    for chunk in (64, 32):
+        shape = Shape(2, ROWS, chunk, (2,), is_sliced=True)
+        layout = build_layout(
+            kernel.derivation, dict(kernel.sizes), types, tiling_of(kernel, rows, shape, 2)
+        )
+        form = specialise_program(lower(kernel.derivation, layout), rows, shape, limit, 2)
+        if not isinstance(form, str):
+            return form
+    raise AssertionError(form)
+
+
 def rotated(program: Program) -> Program:
     found = rotate(program)
     assert not isinstance(found, str), found
@@ -84,6 +106,16 @@ def test_a_rotated_stream_gives_what_the_reference_gives(name: str, tiles: Tiles
     arguments = arguments_of(diagram, sizes, LIMITS, 0)
     program = rotated(program_of(diagram, sizes, tiles))
     assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMED) - {"matmul"}))
+def test_a_stream_walked_back_gives_what_the_reference_gives(name: str) -> None:
+    diagram, sizes = example(name), sizes_of(example(name), SIZES, 5)
+    arguments = arguments_of(diagram, sizes, LIMITS, 0)
+    for tiles in (Tiles(16, 16), Tiles(8, 4)):
+        program = descend(program_of(diagram, sizes, tiles))
+        assert not isinstance(program, str), program
+        assert worst_error(run(program, arguments, sizes).outputs, diagram, arguments) < 1e-12
 
 
 MASKS = (
@@ -131,8 +163,10 @@ def test_random_streams_are_the_same_rotated(text: str, size: int, keys: int, ti
         assert found == "the stream is walked more than once", text
         return
     arguments = arguments_of(diagram, sizes, {}, 0)
-    plain, turned = (run(each, arguments, sizes).outputs for each in (program, found))
-    for name, value in plain.items():
+    back = descend(program)
+    assert not isinstance(back, str), back
+    plain, *others = (run(each, arguments, sizes).outputs for each in (program, found, back))
+    for (name, value), turned in product(plain.items(), others):
         scale = float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value)))
         np.testing.assert_allclose(turned[name], value, rtol=0, atol=1e-9 * scale, err_msg=text)
 
@@ -210,7 +244,7 @@ def test_consumers_and_chunks_follow_from_registers_and_shared_memory() -> None:
         ("attention", 64): (3, 128),
         ("attention", 128): (2, 128),
         ("attention", 256): (2, 64),
-        ("causal", 64): (2, 128),
+        ("causal", 64): (3, 128),
         ("causal", 128): (2, 128),
         ("causal", 256): (2, 64),
     }
@@ -235,7 +269,7 @@ def test_a_stream_that_values_of_rows_bound_has_short_chunks(
 ) -> None:
     form = formed(name, b=4, q=positions, x=positions, d=head, v=head)
     assert {each.loop.step for each in form.chunks} == {chunk}
-    assert form.tests_apart == bool(form.held) == (chunk == 64)
+    assert form.tests_apart or not form.held
 
 
 def test_values_of_a_chunk_s_positions_come_by_the_copy_engine() -> None:
@@ -320,10 +354,12 @@ def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
                     shared.fill((ring.name, slot), ("group", number))
         for _ in range(1 + sum(counts)):
             for ring in form.rings:
-                if not ring.resident:
+                if not ring.resident and ring.leader is None:
                     slot, phase = step % ring.slots, step // ring.slots & 1
                     yield "empty", (ring.name, slot), phase ^ 1
-                    shared.fill((ring.name, slot), ("step", step))
+                    led = [each.name for each in form.rings if each.leader == ring.name]
+                    for name in (*led, ring.name):
+                        shared.fill((name, slot), ("step", step))
             step += 1
 
 
@@ -335,8 +371,9 @@ def consumer(shared: Shared, me: int, groups: Sequence[Sequence[int]]) -> Waitin
         shared.turns[0] = 1
     for turn, counts in enumerate(groups):
         yield from steps_of(shared, me, form.prelude, turn, step, running)
-        for chunks, count in zip(form.chunks, (1, *counts), strict=True):
-            for _ in range(count):
+        walked = iter(counts)
+        for chunks in form.chunks:
+            for _ in range(1 if chunks.is_single else next(walked)):
                 yield from steps_of(shared, me, chunks.steps, turn, step, running)
                 step += 1
         yield from steps_of(shared, me, form.drain, turn, step, running)
@@ -396,9 +433,19 @@ def steps_of(
 
 def simulate(form: Specialised, groups: Sequence[Sequence[int]], seed: int) -> None:
     """Run a block's warps in a random order until all are done; raise Fault where a GPU would hang or err."""
+    simulate_apart(form, groups, [groups] * form.consumers, seed)
+
+
+def simulate_apart(
+    form: Specialised,
+    groups: Sequence[Sequence[int]],
+    mine: Sequence[Sequence[Sequence[int]]],
+    seed: int,
+) -> None:
+    """Run a block's warps as `simulate` does, every consumer between bounds of its own."""
     shared = Shared(form)
     agents = [producer(shared, groups)]
-    agents += [consumer(shared, me, groups) for me in range(form.consumers)]
+    agents += [consumer(shared, me, mine[me]) for me in range(form.consumers)]
     waiting = {number: next(agent, None) for number, agent in enumerate(agents)}
     order = random.Random(seed)
 
@@ -461,6 +508,18 @@ def test_no_warp_hangs_and_no_slot_is_overwritten(name: str, stages: int) -> Non
             simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
 
 
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("name", ["attention", "window", "differential", "document", "sigmoid"])
+def test_no_warp_hangs_where_contractions_come_in_slices(name: str, stages: int) -> None:
+    form = with_stages(in_slices(name), stages)
+    loops = len(form.chunks) - 1
+    order = random.Random(stages)
+    for count in range(8):
+        for seed in range(4):
+            groups = [[order.randint(0, count) for _ in range(loops)] for _ in range(3)]
+            simulate(form, [[count, *[0] * (loops - 1)], *groups], seed)
+
+
 @pytest.mark.parametrize("more", [0, 1, 2])
 @pytest.mark.parametrize("name", ["causal", "differential"])
 def test_rows_of_the_next_group_may_come_early(name: str, more: int) -> None:
@@ -480,14 +539,37 @@ def test_resident_rings_take_the_shared_memory_that_is_left() -> None:
         (ring,) = (ring for ring in form.rings if ring.resident)
         slots[size] = ring.slots
         assert form.shared_bytes < limit
-    assert slots == {64: 4, 128: 4, 256: 3}
+    assert slots == {64: 6, 128: 4, 256: 3}
 
 
-def test_three_consumers_take_turns() -> None:
-    form = formed("attention", d=64, v=64)
+def test_three_consumers_share_what_is_copied() -> None:
+    form = formed("causal", d=64, v=64)
     assert form.consumers == 3
     for seed in range(8):
-        simulate(form, [[1, 5], [0, 0], [0, 7]], seed)
+        simulate(form, [[0, 1, 5], [1, 0, 0], [0, 2, 7]], seed)
+
+
+@pytest.mark.parametrize("lost", [Release, Await])
+def test_the_simulation_sees_what_slices_leave_out(lost: type[Step]) -> None:
+    form = in_slices("attention")
+    loops = [
+        replace(each, steps=tuple(step for step in each.steps if not isinstance(step, lost)))
+        for each in form.chunks
+    ]
+    with pytest.raises(Fault):
+        simulate_often(replace(form, chunks=tuple(loops)), [[2, 3], [1, 4]])
+
+
+def test_a_slot_released_before_its_last_slice_is_done_is_seen() -> None:
+    form = in_slices("attention")
+
+    def early(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        late = [step for step in steps if isinstance(step, Release) and step.slot.age]
+        return (*late, *(step for step in steps if step not in late))
+
+    chunks = tuple(replace(each, steps=early(each.steps)) for each in form.chunks)
+    with pytest.raises(Fault, match="overwritten"):
+        simulate_often(replace(form, chunks=chunks), [[2, 5]])
 
 
 @pytest.mark.parametrize("lost", [Release, Await, PassTurn])
@@ -526,7 +608,7 @@ def test_a_loop_without_its_tile_is_refused_in_either_direction() -> None:
 
 
 def test_every_other_example_says_why_it_has_no_such_form() -> None:
-    for name in sorted(set(EXAMPLES) - set(FORMED)):
+    for name in sorted(set(EXAMPLES) - {*FORMED, "cross_entropy"}):  # test_nested has that one's
         diagram = example(name)
         lengths = {axis: dict(diagram.sizes).get(axis, 4096) for axis in diagram.axes}
         kernels = rank_kernels(derive(diagram), load_machine("hopper"), lengths, "bf16").kernels

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from napkin.algebra.derive import Derivation
@@ -93,14 +93,14 @@ class Ideal:
 
     @property
     def bound_by(self) -> str:
-        """The pipeline, or the level that feeds another, that takes longest."""
+        """The pipeline, or the level that feeds another, that takes longest; `capacity` if none is known."""
         times = self.times
-        return max(times, key=lambda name: times[name])
+        return max(times, key=lambda name: times[name], default="capacity")
 
     @property
     def seconds(self) -> float:
-        """The seconds of what takes longest: perfect overlap, nothing lost."""
-        return max(self.times.values())
+        """The seconds of what takes longest: perfect overlap, nothing lost. Infinite where none are known."""
+        return max(self.times.values(), default=inf)
 
     @property
     def transfer_seconds(self) -> float:

@@ -155,7 +155,8 @@ def specialised_arguments(
     arguments = Arguments()
     for name in functions.parameters:
         if name in boxes:
-            kind = TRITON_TYPES[form.program.array(boxes[name].array).dtype]
+            held = form.program.array(boxes[name].array).dtype
+            kind = TRITON_TYPES["int8" if held == "bool" else held]
             arguments.signature[name] = _box_type(boxes[name], kind, dict(functions.constants))
         elif name == functions.counter:
             arguments.pointer(name, TRITON_TYPES["int32"])

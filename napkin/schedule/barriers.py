@@ -70,6 +70,16 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """Take one of so many equal slices of a tile, along a chunk's positions."""
+
+    tile: Tile
+    source: str
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ahead:
     """Wait for the next chunk's slot, if there is one, and issue the contraction that it starts with.
 
@@ -81,7 +91,7 @@ class Ahead:
     is_first: bool
 
 
-Sync = Await | Release | Finish | TakeTurn | PassTurn | Share | Ahead
+Sync = Await | Release | Finish | TakeTurn | PassTurn | Share | Ahead | Slice
 Step = Operation | Sync
 
 

@@ -25,6 +25,7 @@ from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.liveness import entry_of, reads, writes
 from napkin.schedule.obstacles import OPERANDS, place_of
+from napkin.schedule.own import OwnBounds
 from napkin.schedule.program import Assign, Dot, Fill, Load, Loop, Operation, Program, Store
 from napkin.schedule.rotate import only_adds
 from napkin.schedule.vectors import is_vector
@@ -82,10 +83,12 @@ class Maker:
         staged = self._staged(rings, shared_limit)
         rings = self._deepened(rings, staged, shared_limit)
         place = place_of(self.program)
+        bounds = self._bounds(place)
         carried = {name for name, slot in slots.items() if slot.age}
+        alone = next(number for number, loop in enumerate(bounds.loops) if loop.body)
         chunks = tuple(
-            self._chunks(loop, slots, carried, is_single=number == 0)
-            for number, loop in enumerate(self.loops)
+            self._chunks(loop, slots, carried, is_single=number == alone)
+            for number, loop in enumerate(bounds.loops)
         )
         prelude, drain = self._ends(place, rings, staged, slots)
         return Specialised(
@@ -95,8 +98,8 @@ class Maker:
             rings,
             staged,
             tuple(slots.items()),
-            place,
-            prelude,
+            bounds.place,
+            (*bounds.own, *prelude),
             chunks,
             drain,
             _REGISTERS[self.consumers],
@@ -195,6 +198,10 @@ class Maker:
         early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
         late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
         return tuple(prelude), (*early, *drain, *late)
+
+    def _bounds(self, place: tuple[Operation, ...]) -> OwnBounds:
+        """Return a group's place as all warps find it, and the loops that a consumer walks."""
+        return OwnBounds(place, (), tuple(self.loops))
 
     def _row_values(self, place: Sequence[Operation]) -> tuple[Operation, ...]:
         """Return the row values of a group's place that a consumer also needs for rows of its own."""

@@ -43,6 +43,18 @@ EVEN_WAVES = 4  # fewer waves than these end together: the last one counts whole
 
 
 @dataclass(frozen=True, slots=True)
+class _Overlap:
+    """How contractions run beside other arithmetic: the norm that joins their times, and how much slower."""
+
+    order: int
+    slower: float
+
+
+# Fitted to six diagrams at a head of 64, 1k to 16k positions, on an H200 (docs/hopper.md).
+_IN_SLICES = _Overlap(6, 1.06)
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a plan is expected to need a block (bytes, registers a thread) and take (seconds).
 
@@ -103,15 +115,18 @@ def predict_specialised(
     shared: int,
     *,
     shares_slot: bool = False,
+    is_sliced: bool = False,
 ) -> Prediction:
     """Return what a warp-specialised kernel is expected to take of a machine.
 
     `program` is rotated and has the form's tiles; `shared` are the bytes that the form takes. `shares_slot`
-    says that a group's output leaves through its rows' slot, so that the next rows wait for it.
+    says that a group's output leaves through its rows' slot, so that the next rows wait for it; `is_sliced`
+    that contractions come in slices.
     """
     walked = average_steps(program, sizes)
     work = work_of(program.operations, program, machine, walked, 4 * consumers)
-    clocks = _specialised_clocks(program, machine, walked, work, consumers)
+    overlap = _IN_SLICES if is_sliced else _Overlap(consumers, 1.0)
+    clocks = _specialised_clocks(program, machine, walked, work, consumers, overlap)
     waves = ceil(group_count(program, sizes) / machine.units)
     busy = {name: waves * each / machine.clock for name, each in clocks.items()}
     starting = machine.latency("load") + machine.latency("copy")
@@ -177,14 +192,19 @@ def _mask_registers(program: Program, machine: Machine, walked: Mapping[int, flo
 
 
 def _specialised_clocks(
-    program: Program, machine: Machine, walked: Mapping[int, float], work: Work, consumers: int
+    program: Program,
+    machine: Machine,
+    walked: Mapping[int, float],
+    work: Work,
+    consumers: int,
+    overlap: _Overlap,
 ) -> dict[str, float]:
     """Return the clocks of a group by what the units do.
 
     Consumers take turns, so that one contracts while another computes. Where both take long they meet: two
     pipelines with n consumers take the n-norm of their times, which is the sum for one and the longer for
-    many. The first chunk runs beside nothing, nor does what stands outside the loops. The longer one counts
-    whole, the shorter by what is not hidden.
+    many. In slices they meet less, and contractions take longer. The first chunk runs beside nothing, nor
+    does what stands outside the loops. The longer one counts whole, the shorter by what is not hidden.
     """
     tensor, arithmetic, both, first = 0.0, 0.0, 0.0, True
     steps = sum(times for _, times in loops_of(program.operations, walked))
@@ -192,10 +212,11 @@ def _specialised_clocks(
     for op in (each for each in program.operations if isinstance(each, Loop)):
         each = work_of(op.body, program, machine, walked, 4 * consumers)
         vector = each.vector + operand_clocks(program, op.body) + gathered
-        tensor += walked[id(op)] * each.tensor
+        contracting = overlap.slower * each.tensor
+        tensor += walked[id(op)] * contracting
         arithmetic += walked[id(op)] * vector
         both += walked[id(op)] * (
-            each.tensor + vector if first else _norm(each.tensor, vector, consumers)
+            contracting + vector if first else _norm(contracting, vector, overlap.order)
         )
         first = False
     outside = tuple(op for op in program.operations if not isinstance(op, Loop))

@@ -68,6 +68,64 @@ def rotate(program: Program) -> Program | str:
     return replace(program, operations=(*before, *prelude, *fills, *walked, *late, *after))
 
 
+def descend(program: Program) -> Program | str:
+    """Return the program with its stream walked from the last chunk to the first, nothing delayed."""
+    found = _stream_loops(program)
+    if isinstance(found, str):
+        return found
+    before, loops, after = found
+    states = {op.tile.name for op in before if isinstance(op, Fill)}
+    patterns = {_part(loop.body, states).pattern for loop in loops}
+    if patterns == {()}:
+        return "no contraction multiplies what a step has computed"
+    if len(patterns) > 1:
+        return "the loops of the stream run on with different contractions"
+    names = Names(RESERVED | _taken(program))
+    axis, step = loops[-1].axis, loops[-1].step
+    prelude, first, behind = _first_chunk(loops, names)
+    alone = _apart(_whole(loops[-1].body), "first", names)
+    walked: list[Operation] = [Loop(axis, first, behind, step, Region.PARTIAL, alone, True)]
+    for loop in reversed(loops):
+        body = _whole(loop.body)
+        body = body if loop.region is Region.FULL else _apart(body, "cut", names)
+        stop = first if loop is loops[-1] else _lesser(loop, first, prelude, names)
+        walked.append(replace(loop, stop=stop, body=body, descending=True))
+    return replace(program, operations=(*before, *prelude, *walked, *after))
+
+
+def _whole(body: Operations) -> Operations:
+    """Return a step in order, nothing of it delayed."""
+    parts = _part(_contracted_early(body), set())
+    return (*parts.head, *parts.rest, *parts.last)
+
+
+def _contracted_early(body: Operations) -> Operations:
+    """Move every contraction of what a step computes to where that is there: its registers are free again."""
+    placed: list[Operation] = []
+    waiting = list(body)
+    while waiting:
+        op = waiting.pop(0)
+        placed.append(op)
+        for dot in [each for each in waiting if isinstance(each, Dot) and each.left == writes(op)]:
+            passed = waiting[: waiting.index(dot)]
+            needed = _needed_by(dot, passed)
+            if not _touch([each for each in passed if each not in needed], [*needed, dot]):
+                placed += [*needed, dot]
+                waiting = [each for each in waiting if each not in needed and each != dot]
+    return tuple(placed)
+
+
+def _needed_by(dot: Dot, passed: Sequence[Operation]) -> list[Operation]:
+    """Return what of the operations before a contraction it cannot do without, in order."""
+    names = set(reads(dot))
+    found: list[Operation] = []
+    for op in reversed(passed):
+        if writes(op) in names:
+            found.append(op)
+            names |= set(reads(op))
+    return found[::-1]
+
+
 def only_adds(body: Operations) -> bool:
     """Return whether a step does nothing but add contractions of what it loads to their sums."""
     loaded = {op.tile.name for op in body if isinstance(op, Load)}

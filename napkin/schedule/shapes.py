@@ -30,7 +30,8 @@ _MAX_WHOLE = 256
 class Shape:
     """Consumers, rows of each, positions of a chunk, the depths of the rings to try, the best first.
 
-    Chunks are `is_short` where a stream may be.
+    Chunks are `is_short` where a stream may be. With `is_sliced` a chunk's contraction of what it computes
+    comes in slices beside that, and is not delayed to the next chunk.
     """
 
     consumers: int
@@ -38,16 +39,18 @@ class Shape:
     chunk: int
     stages: tuple[int, ...]
     is_short: bool = False
+    is_sliced: bool = False
 
 
-_COMPUTING = (
+_DELAYED = (
     Shape(3, ROWS, 128, (2,)),
     *(Shape(2, ROWS, chunk, (2,)) for chunk in (128, 64, 32)),
 )
+_COMPUTING = (Shape(3, ROWS, 128, (3, 2), is_sliced=True), *_DELAYED)
 # Streams that values of rows bound may be short, and are cut at both ends: of shorter chunks less is computed
 # in vain.
 # It was run for sums of 128 columns and 4096 positions alone (docs/hopper.md).
-_BOUND_BY_ROWS = (Shape(2, ROWS, 64, (2,), is_short=True), *_COMPUTING)
+_BOUND_BY_ROWS = (Shape(2, ROWS, 64, (2,), is_short=True), *_DELAYED)
 _RUN_COLUMNS, _RUN_POSITIONS = 128, 4096
 _ADDING = tuple(Shape(2, rows, 64, (4, 3, 2)) for rows in (2 * ROWS, ROWS))
 
@@ -57,7 +60,11 @@ def shapes_of(kernel: KernelPlan) -> tuple[Shape, ...]:
     loops = [op for op in kernel.program.operations if isinstance(op, Loop)]
     if loops and all(only_adds(loop.body) for loop in loops):
         return _ADDING
-    return _BOUND_BY_ROWS if loops and _may_be_short(kernel, loops) else _COMPUTING
+    if loops and _may_be_short(kernel, loops):
+        return _BOUND_BY_ROWS
+    # What was read tells no consumer where its own rows' stream ends: slices lost there by half.
+    is_bound_by_data = loops and any(isinstance(op, Load) for op in place_of(kernel.program))
+    return _DELAYED if is_bound_by_data else _COMPUTING
 
 
 def _may_be_short(kernel: KernelPlan, loops: Sequence[Loop]) -> bool:

@@ -16,15 +16,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from napkin.schedule.bounds import join_bounds
-from napkin.schedule.held import with_held_operands
+from napkin.schedule.held import with_held_operands, with_held_rows
 from napkin.schedule.kernel import KernelPlan, storage_types
+from napkin.schedule.lag import moves_many_sums, with_lagging_references
 from napkin.schedule.layout import build_layout
 from napkin.schedule.lower import lower
-from napkin.schedule.maker import BARRIER_BYTES, Maker
+from napkin.schedule.maker import BARRIER_BYTES
+from napkin.schedule.nested import is_nested, nested_forms
 from napkin.schedule.obstacles import find_obstacle, tile_registers
-from napkin.schedule.program import Program
-from napkin.schedule.rotate import rotate
+from napkin.schedule.passing import Passing
+from napkin.schedule.program import EdgePosition, Load, Program
+from napkin.schedule.rotate import descend, rotate
 from napkin.schedule.shapes import ROWS, Shape, row_axis, shapes_of, tiling_of
+from napkin.schedule.slicing import Slicing, registers_beside
 from napkin.schedule.vectors import in_every_loop
 from napkin.schedule.warps import Specialised
 
@@ -48,6 +52,8 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
         return "no tile of rows is shared by every contraction"
     if dict(kernel.sizes)[rows] < ROWS:
         return f"`{rows}` fills no consumer: it is {dict(kernel.sizes)[rows]} long"
+    if is_nested(kernel.program):
+        return nested_forms(kernel, rows)
     reason = "no chunk is small enough"
     types = storage_types(kernel.derivation.diagram, kernel.dtype)
     limit = kernel.machine.limits.shared_per_block
@@ -62,7 +68,7 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
             if isinstance(made, str):
                 reason = made
             else:
-                found.append(_in_short_chunks(made, kernel) if shape.is_short else made)
+                found.append(_in_registers(made, kernel, shape))
         if found:
             fitting.append(
                 max(found, key=lambda each: len(each.staged))
@@ -70,15 +76,29 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
     return tuple(fitting) or reason
 
 
-def _in_short_chunks(form: Specialised, kernel: KernelPlan) -> Specialised:
-    """Return a form in short chunks with what they ask for: operands in registers, masks that take few."""
-    return replace(with_held_operands(form, kernel.machine), tests_apart=True)
+def _in_registers(form: Specialised, kernel: KernelPlan, shape: Shape) -> Specialised:
+    """Return a form with operands in registers and masks that take few, where it was faster so.
+
+    In short chunks shared memory would bind; where a mask bounds the stream, rows are held that fit whole.
+    """
+    if shape.is_short:
+        return replace(with_held_operands(form, kernel.machine), tests_apart=True)
+    by_mask = any(isinstance(op, EdgePosition) for op in form.place)
+    by_data = any(isinstance(op, Load) for op in form.place)
+    delayed = not form.cuts and not form.parts
+    return with_held_rows(form) if by_mask and not by_data and delayed else form
 
 
 def may_spill(form: Specialised) -> bool:
     """Return whether a consumer's tiles fit its registers only if a step's scores are made in parts."""
     words = tile_registers(form.program, form.consumers, together=True)
     return words + _BESIDE_TILES[form.consumers] > form.registers[0]
+
+
+def must_spill(form: Specialised) -> bool:
+    """Return whether what a step needs at once takes all of a consumer's registers."""
+    words = tile_registers(form.program, form.consumers, together=True)
+    return words >= form.registers[0]
 
 
 # --- a program --------------------------------------------------------------------------------------
@@ -88,16 +108,22 @@ def specialise_program(
     program: Program, rows: str, shape: Shape, shared_limit: int, stages: int
 ) -> Specialised | str:
     """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
-    rotated = rotate(in_every_loop(join_bounds(program)))
+    order = descend if shape.is_sliced else rotate
+    rotated = order(in_every_loop(join_bounds(program)))
     if isinstance(rotated, str):
         return rotated
     reason = find_obstacle(rotated, rows)
     if reason is not None:
         return reason
-    made = Maker(rotated, rows, shape.consumers, stages).run(shared_limit)
+    maker = Slicing if shape.is_sliced else Passing
+    made = maker(rotated, rows, shape.consumers, stages).run(shared_limit)
     if made.shared_bytes + BARRIER_BYTES > shared_limit:
         return f"the rings take {made.shared_bytes} bytes of shared memory"
     words = tile_registers(rotated, shape.consumers)
+    words += registers_beside(rotated, shape.consumers) if shape.is_sliced else 0
     if words + _BESIDE_TILES[shape.consumers] > made.registers[0]:
         return f"the tiles of a consumer take {words} registers a thread"
+    if moves_many_sums(rotated) and not may_spill(made):
+        lagging = with_lagging_references(rotated)
+        return maker(lagging, rows, shape.consumers, stages).run(shared_limit)
     return made

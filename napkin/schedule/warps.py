@@ -18,7 +18,8 @@ class Ring:
     The slots are filled in turn: one a chunk; or, if `resident`, one a group, and with `by_rows` one for the
     rows of every consumer. A resident ring of more slots than a group fills is filled for the next one
     early. `arrivals` are the consumers that empty a slot. Contractions read matrices from their slots;
-    values of a chunk's positions (`is_vector`) are read into registers.
+    values of a chunk's positions (`is_vector`) are read into registers. The slots of a ring with a `leader`
+    are filled and emptied together with those of that one, whose barriers say so.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Ring:
     arrivals: int
     resident: bool
     by_rows: bool
+    leader: str | None = None
 
     @property
     def is_vector(self) -> bool:
@@ -67,11 +69,25 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """A loop over chunks, or one chunk alone, with a consumer's steps."""
+    """A loop over chunks, or one chunk alone, with a consumer's steps.
+
+    `wholes` gives, for every tile that steps make of a slice of the chunk, the tile of the whole chunk.
+    """
 
     loop: Loop
     steps: tuple[Step, ...]
     is_single: bool
+    wholes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """A loop inside a stream's step: what a consumer does for its first chunk, for others, and behind."""
+
+    loop: Loop
+    first: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    behind: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +97,8 @@ class Specialised:
 
     `place` is done by all warps for every group. The producer fills the resident rings, and the others
     once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`. `slots` gives the slot of every
-    shared tile by name. With `tests_apart` a mask is tested a comparison at a time.
+    shared tile by name, `cuts` the dim that a dim of slices is cut from. With `tests_apart` a mask is tested
+    a comparison at a time. With `nests` every step of `chunks` has a loop, which fills the rings.
     """
 
     program: Program
@@ -99,6 +116,8 @@ class Specialised:
     dispatched: bool = False
     held: tuple[Held, ...] = ()
     tests_apart: bool = False
+    cuts: tuple[tuple[str, str], ...] = ()
+    nests: tuple[Nest, ...] = ()
 
     @property
     def shared_bytes(self) -> int:

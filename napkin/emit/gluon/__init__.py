@@ -17,6 +17,7 @@ from napkin.emit.gluon.adding import print_adding
 from napkin.emit.gluon.apart import Renamed, keep_apart, renamed_line
 from napkin.emit.gluon.entry import GluonEntry
 from napkin.emit.gluon.functions import Box, ModuleText, print_functions
+from napkin.emit.gluon.nested import print_nested
 from napkin.emit.gluon.shared_loop import print_shared_loop
 from napkin.emit.render import render
 from napkin.emit.triton import (
@@ -48,11 +49,13 @@ _OWN_HELPERS = {
     "handed_over",
     "lane_sum",
     "meet",
+    "moved",
     "opaque_zero",
     "packed",
     "pass_turn",
     "rounds",
     "sigmoid",
+    "slice",
     "take_turn",
     "tanh_approximate",
     "where_eq",
@@ -139,7 +142,7 @@ def plan_in_form(kernel: KernelPlan, form: Specialised) -> Plan:
 
 def functions_of(kernel: KernelPlan, form: Specialised, name: str) -> ModuleText:
     """Return the functions of a kernel that its module calls `name`."""
-    printed = print_adding if form.parts else print_functions
+    printed = print_adding if form.parts else print_nested if form.nests else print_functions
     return printed(form, name, approximate=kernel.dtype in _SIXTEEN_BIT)
 
 

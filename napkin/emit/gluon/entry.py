@@ -90,6 +90,8 @@ class GluonEntry(EntryPrinter):
         box = self.boxes[launch.kernel][array.name]
         tensor = self.tensors[array.name]
         shape = ", ".join(self.sizes[axis] for axis in array.axes)
+        # The copy engine has no type of truth values: they travel as the bytes that they are.
+        held = f"{tensor}.view(torch.int8)" if array.dtype == "bool" else tensor
         strides = ", ".join(
             self._stride(tensor, position, dim, axis)
             for position, dim in enumerate(array.dims)
@@ -97,7 +99,7 @@ class GluonEntry(EntryPrinter):
         )
         blocks = ", ".join(each if each == "1" else f"{each}.value" for each in box.extents)
         layout = f"gl.{shared_layout(box)}"
-        return f"GluonDescriptor({tensor}, [{shape}], [{strides}], [{blocks}], {layout})"
+        return f"GluonDescriptor({held}, [{shape}], [{strides}], [{blocks}], {layout})"
 
 
 def shared_layout(box: Box) -> str:

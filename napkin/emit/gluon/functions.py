@@ -28,6 +28,7 @@ _CHUNKS = {
     Region.FULL: "stream {axis}: chunks that need no mask",
     Region.PARTIAL: "stream {axis}: chunks that a mask or the end cuts",
 }
+_PASSED = "stream {axis}: chunks that none of these rows sees"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ class ModulePrinter(WalkPrinter):
         for ring in self.rings:
             names += [words.buffers[ring], words.full[ring], words.empty[ring]]
         handed = (words.place_buffer, words.place_full, words.place_empty)
-        return [words.counter, *names, *words.stages.values(), *handed, words.groups]
+        found = [words.counter, *names, *words.stages.values(), *handed, words.groups]
+        return list(dict.fromkeys(found))
 
     def _helpers(self, functions: Sequence[Function]) -> frozenset[str]:
         text = "\n".join(line for each in functions for line in each.body)
@@ -227,7 +229,8 @@ class ModulePrinter(WalkPrinter):
             self._allocate(name, array, ("CONSUMERS", *box))
         self._line("")
         for name, ring in self.rings.items():
-            self._barriers(words.full[name], words.empty[name], ring)
+            if ring.leader is None:
+                self._barriers(words.full[name], words.empty[name], ring)
         if self.is_dispatched:
             self.print_handing_over(1 + len(given))
         self._line("")
@@ -310,13 +313,13 @@ class ModulePrinter(WalkPrinter):
         number = self.box_number(ring, slot, words.panel)
         buffer = f"{words.buffers[ring.name]}.index({number})"
         corner = ", ".join(self._corner(ring, axis) for axis in ring.load.indices)
-        boxes = "CONSUMERS * " if ring.by_rows and not ring.resident else ""
         panels = self.panel_count(ring)
-        size = f"{panels} * {box}.block_type.nbytes" if panels > 1 else f"{box}.block_type.nbytes"
-        self._line(f"mbarrier.wait({words.empty[ring.name]}.index({slot}), {phase} ^ 1)")
-        self._line(f"mbarrier.expect({full}, {boxes}{size})")
+        if ring.leader is None:
+            led = [each for each in self.rings.values() if ring.name in (each.name, each.leader)]
+            self._line(f"mbarrier.wait({words.empty[ring.name]}.index({slot}), {phase} ^ 1)")
+            self._line(f"mbarrier.expect({full}, {' + '.join(map(self._slot_bytes, led))})")
         depth = self.depth
-        if boxes:
+        if ring.by_rows and not ring.resident:
             self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
             self.depth += 1
         if panels > 1:
@@ -324,6 +327,12 @@ class ModulePrinter(WalkPrinter):
             self.depth += 1
         self._line(f"tma.async_copy_global_to_shared({box}, [{corner}], {full}, {buffer})")
         self.depth = depth
+
+    def _slot_bytes(self, ring: Ring) -> str:
+        """Return the bytes that fill a slot, by the boxes that are copied."""
+        boxes = "CONSUMERS * " if ring.by_rows and not ring.resident else ""
+        panels = f"{self.panel_count(ring)} * " if self.panel_count(ring) > 1 else ""
+        return f"{boxes}{panels}{self.names.descriptors[ring.load.array]}.block_type.nbytes"
 
     def _corner(self, ring: Ring, axis: str) -> str:
         """Return where a slot's tile starts along an axis."""
@@ -377,8 +386,9 @@ class ModulePrinter(WalkPrinter):
             self._line(f"# stream {loop.axis}: the last chunk, with nothing to add yet")
             self._line(f"{start} = {self._leaf(loop.start, ())}")
         else:
-            self._line(f"# {_CHUNKS[loop.region].format(axis=loop.axis)}")
-            for name in self.carried:
+            what = _CHUNKS[loop.region] if loop.body else _PASSED
+            self._line(f"# {what.format(axis=loop.axis)}")
+            for name in self.carried if loop.body else ():
                 self._line(f"{name} = {self._helper('packed', '_packed', [name])}")
             self._line(f"for {start} in {self._range(self._from_end(loop), loop)}:")
             self.depth += 1

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from napkin.emit.triton.spelling import Spelling
+from napkin.schedule.barriers import Slice
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.panels import panels_of
-from napkin.schedule.program import Dot, tiles_of, walk
+from napkin.schedule.program import Compute, Dot, tiles_of, walk
 from napkin.schedule.warps import Specialised
 
 _FUNCTIONS = ("place", "dispatch", "produce", "consume")
@@ -80,17 +81,19 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
     function = {part: names.fresh(f"{program.name}_{part}") for part in _FUNCTIONS}
     counter = {word: names.fresh(word) for word in _COUNTERS}
     rings = [ring.name for ring in kernel.rings]
+    alone = [ring.name for ring in kernel.rings if ring.leader is None]
     stems = {ring: ring.removesuffix("_buffer") for ring in rings}
     panels = panels_of(program)
     loaded = {ring.name: ring.load.tile for ring in kernel.rings}
     results = [op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)]
+    results += _cut_dims(kernel)
     return GluonNames(
         kernel=name,
         **function,
         **counter,
         buffers={ring: names.fresh(ring) for ring in rings},
-        full={ring: names.fresh(f"{stems[ring]}_full") for ring in rings},
-        empty={ring: names.fresh(f"{stems[ring]}_empty") for ring in rings},
+        full=_of_leaders(kernel, {ring: names.fresh(f"{stems[ring]}_full") for ring in alone}),
+        empty=_of_leaders(kernel, {ring: names.fresh(f"{stems[ring]}_empty") for ring in alone}),
         panels={dim: names.fresh(f"PANEL_{dim.upper()}") for dim in panels},
         panel_tiles={
             tile: tuple(names.fresh(f"{tile}_{number}") for number in range(each.count))
@@ -122,5 +125,18 @@ def spelled_names(spelling: Spelling) -> set[str]:
     return {name for table in tables for name in table.values()}
 
 
+def _of_leaders(kernel: Specialised, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of every ring's barrier: that of its leader, if it has one."""
+    return {ring.name: names[ring.leader or ring.name] for ring in kernel.rings}
+
+
+def _cut_dims(kernel: Specialised) -> list[tuple[str, ...]]:
+    """Return the dims of what steps make of slices, in registers."""
+    made = [s.tile for each in kernel.chunks for s in each.steps if isinstance(s, Compute | Slice)]
+    cut = {dim for dim, _ in kernel.cuts}
+    return [tile.dims for tile in made if tile.level == "register" and cut & set(tile.dims[1:])]
+
+
 def _tiles(kernel: Specialised) -> set[str]:
-    return {tile.name for tile in tiles_of(kernel.program.operations)}
+    made = {tile.name for tile in tiles_of(kernel.program.operations)}
+    return made | {name for each in kernel.chunks for name, _ in each.wholes}

@@ -15,13 +15,21 @@ from napkin.emit.triton.spelling import as_integer, literal
 from napkin.operators import POINTWISE, REDUCTIONS
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.order import uneven_axis
-from napkin.schedule.program import Compute, Fold, Load, Operation, Positions
+from napkin.schedule.program import Compute, EdgePosition, Fold, Load, Operation, Positions
 
 _BAND = 8  # tiles of a band, measured on an H200 (docs/hopper.md)
 
 
 class PlacePrinter(HeldPrinter):
     """Prints what finds a group's place."""
+
+    def _edge(self, each: EdgePosition) -> str:
+        """Return an edge of the tile at hand; one that is not of the place is of a consumer's own rows."""
+        is_of_all = each in self.kernel.place
+        if is_of_all or each.axis != self.kernel.rows or each.end == "first":
+            return super()._edge(each)
+        start = self.names.starts[each.axis]
+        return f"tl.minimum({start} + ROWS, {self._size(each.axis)}) - 1"
 
     def row_values(self) -> tuple[Operation, ...]:
         """Return the operations of a group's place that make row values, or fold them."""

@@ -25,6 +25,7 @@ from napkin.schedule.barriers import (
     PassTurn,
     Release,
     Share,
+    Slice,
     Step,
     Sync,
     TakeTurn,
@@ -44,7 +45,7 @@ from napkin.schedule.program import (
 )
 from napkin.schedule.warps import Specialised, Staged
 
-_SYNC = (Await, Release, Finish, TakeTurn, PassTurn, Share, Ahead)
+_SYNC = (Await, Release, Finish, TakeTurn, PassTurn, Share, Ahead, Slice)
 
 
 class StepPrinter(SlotPrinter):
@@ -57,6 +58,7 @@ class StepPrinter(SlotPrinter):
         self.lane = lane
         self.dots = [op for op in walk(self.program.operations) if isinstance(op, Dot)]
         self.staged = {each.store.array: each for each in kernel.staged}
+        self.cuts = dict(kernel.cuts)
         self.carried = self._carried()
         self.issued: list[int] = []  # asynchronous contractions of every `Dot` of a list
 
@@ -74,7 +76,8 @@ class StepPrinter(SlotPrinter):
     def print_steps(self, steps: Sequence[Step]) -> None:
         """Print operations, single-use computations inside their reader, and what stands between them."""
         self.bound, self.issued = set(), []
-        kept = self._read_elsewhere([each for each in steps if not isinstance(each, _SYNC)])
+        cut = {each.source for each in steps if isinstance(each, Slice)}
+        kept = cut | self._read_elsewhere([each for each in steps if not isinstance(each, _SYNC)])
         steps = tests_apart(steps, kept) if self.tests_apart else steps
         statements = inline([each for each in steps if not isinstance(each, _SYNC)], kept)
         place = 0
@@ -89,8 +92,9 @@ class StepPrinter(SlotPrinter):
         """Return the names that other lists read of this one: they keep a line of their own."""
         mine = {id(op) for op in operations}
         read = {name for op in self.program.operations if id(op) not in mine for name in reads(op)}
-        loops = (op for op in self.program.operations if isinstance(op, Loop))
-        return frozenset(read.union(*(entry_of(loop.body) for loop in loops)))
+        loops = [op for op in self.program.operations if isinstance(op, Loop)]
+        bounds = (reads(each.loop) for each in self.kernel.chunks)
+        return frozenset(read.union(*bounds, *(entry_of(loop.body) for loop in loops)))
 
     def print_counters(self, steps: Sequence[Step]) -> None:
         """Print which slots of the rings the steps are about to use."""
@@ -125,10 +129,27 @@ class StepPrinter(SlotPrinter):
                 self._line(f"_take_turn({words.consumer}, CONSUMERS)")
             case PassTurn():
                 self._line(f"_pass_turn({words.consumer}, CONSUMERS)")
+            case Slice():
+                self._slice(each)
             case Share() | Ahead():
                 raise InternalError("what adds to an output is printed by a printer of its own")
             case _:
                 assert_never(each)
+
+    def _slice(self, each: Slice) -> None:
+        """Print one of the slices of a tile's columns, or of the positions that a slot holds."""
+        self.tiles[each.tile.name], dims = each.tile, each.tile.dims
+        is_row = len(dims) == 1  # read from its slot whole, as no contraction's operand is
+        if each.source not in self.slots or is_row:
+            place = f"{each.number}, {each.count.bit_length() - 1}, {self.layout(dims)}"
+            text = self._helper("slice", "_slice", [each.source, place])
+        else:
+            self._bind_slot(each.source)
+            self.bound.add(each.tile.name)
+            axis = next(axis for axis, dim in enumerate(dims) if dim in self.cuts)
+            width = self._block(dims[axis])
+            text = f"{each.source}.slice({each.number} * {width}, {width}, dim={axis})"
+        self._line(f"{each.tile.name} = {text}")
 
     # --- shapes and layouts -------------------------------------------------------------------------
 
@@ -211,7 +232,8 @@ class StepPrinter(SlotPrinter):
     def _turned(self, part: str, dot: Dot, side: str, place: int) -> str:
         """Return a side's part as it is contracted: transposed unless its dim `place` is the one."""
         dims = self.rings[self.slots[side].ring].load.tile.dims
-        return part if dims[place] == dot.over else f"{part}.permute((1, 0))"
+        is_so = dims[place] == self.cuts.get(dot.over, dot.over)
+        return part if is_so else f"{part}.permute((1, 0))"
 
     def _left(self, dot: Dot) -> str:
         if dot.left in self.slots:
@@ -238,7 +260,9 @@ class StepPrinter(SlotPrinter):
 
     def _fold(self, each: Fold) -> str:
         if self.lane in each.tile.dims:
-            return self._helper("lane_sum", "_lane_sum", [each.source])
+            text = self._helper("lane_sum", "_lane_sum", [each.source])
+            is_home = self.tiles[each.source].dims == self.home()
+            return text if is_home else f"tl.convert_layout({text}, {self.layout(each.tile.dims)})"
         text = super()._fold(each)
         if each.tile.dims == (self.kernel.rows,) and self.tiles[each.source].dims != self.home():
             return f"tl.convert_layout({text}, {self.words.row_layout})"
@@ -249,7 +273,8 @@ class StepPrinter(SlotPrinter):
         if slot is None:
             return super()._load(each)
         view = f"{self.words.buffers[slot.ring]}.index({self._slot(slot)[0]})"
-        return f"{view}.reshape({self._shape(each.tile.dims)}).load({self.layout(each.tile.dims)})"
+        text = f"{view}.reshape({self._shape(each.tile.dims)}).load({self.layout(each.tile.dims)})"
+        return f"{text} != 0" if each.tile.kind is Kind.BOOL else text
 
     # --- stores -----------------------------------------------------------------------------------
 

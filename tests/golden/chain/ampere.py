@@ -6,8 +6,8 @@ diagram chain(A[m k], B[k n], C[n p]) -> D[m p]
 
 sizes m=4096 k=4096 n=4096 p=4096
 
-plan of chain_1: m group by 128, n group by 64, k stream by 64; 8 warps, 3 stages
-plan of chain_2: m group by 128, p group by 64, n stream by 64; 8 warps, 3 stages
+plan of chain_1: m group by 128, n group by 64, k stream by 64; 4 warps, 3 stages
+plan of chain_2: m group by 128, p group by 64, n stream by 64; 4 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import triton.language as tl
 BLOCK_M_1 = 128
 BLOCK_N_1 = 64
 BLOCK_K_1 = 64
-WARPS_1 = 8
+WARPS_1 = 4
 STAGES_1 = 3
 BLOCK_M_2 = 128
 BLOCK_P_2 = 64
 BLOCK_N_2 = 64
-WARPS_2 = 8
+WARPS_2 = 4
 STAGES_2 = 3
 
 

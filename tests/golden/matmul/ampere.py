@@ -5,7 +5,7 @@ diagram matmul(A[m k], B[k n]) -> C[m n]
 
 sizes m=4096 n=4096 k=4096
 
-plan: m group by 128, n group by 64, k stream by 64; 8 warps, 3 stages
+plan: m group by 128, n group by 64, k stream by 64; 4 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import triton.language as tl
 BLOCK_M = 128
 BLOCK_N = 64
 BLOCK_K = 64
-WARPS = 8
+WARPS = 4
 STAGES = 3
 
 

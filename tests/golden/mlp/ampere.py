@@ -13,7 +13,7 @@ diagram mlp(X[t d], U[d f], bias[f], W[f e]) -> Y[t e]
 sizes t=8192 d=256 f=1024 e=256
 
 plan of mlp_1: t group by 128, f group by 64, d stream by 64; 4 warps, 3 stages
-plan of mlp_2: t group by 128, e group by 64, f stream by 64; 8 warps, 3 stages
+plan of mlp_2: t group by 128, e group by 64, f stream by 64; 4 warps, 3 stages
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STAGES_1 = 3
 BLOCK_T_2 = 128
 BLOCK_E_2 = 64
 BLOCK_F_2 = 64
-WARPS_2 = 8
+WARPS_2 = 4
 STAGES_2 = 3
 
 

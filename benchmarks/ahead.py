@@ -30,8 +30,8 @@ from triton.compiler import compiler
 from napkin.machine import load_machine
 from napkin.runtime.data import TORCH_TYPES, axis_lengths
 from napkin.runtime.kernels import kernel_source, load_kernel
-from napkin.schedule.kernel import storage_types
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
+from napkin.schedule.tiling.kernel import storage_types
 
 
 def find_ahead(folder: str) -> None:

@@ -33,8 +33,8 @@ from napkin.runtime.bench import run_in_turn
 from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.peers import find_contenders
-from napkin.schedule.flops import contraction_flops
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.flops import contraction_flops
+from napkin.schedule.planning.plan import Plan
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOKENS, HIDDEN = 16384, 2048

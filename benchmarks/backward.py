@@ -38,7 +38,7 @@ from napkin.language.errors import NapkinError
 from napkin.runtime.bench import run_in_turn
 from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.peers import find_contenders
-from napkin.schedule.flops import contraction_flops
+from napkin.schedule.planning.flops import contraction_flops
 
 # A graph that is walked more than once must not give its memory away.
 torch._functorch.config.donated_buffer = False

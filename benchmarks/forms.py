@@ -22,7 +22,7 @@ from napkin.runtime.bench import Measurement, measure
 from napkin.runtime.gpus import machine_at_hand
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.peers import Contender, find_contenders
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOKENS, HIDDEN = 16384, 2048

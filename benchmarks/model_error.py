@@ -25,7 +25,7 @@ from sweep import Compiled, Job, Point, Timing, compile_all, grid, pool, time_jo
 
 from napkin.runtime.gpus import machine_at_hand
 from napkin.runtime.verify_model import Errors, roofline_seconds
-from napkin.schedule.plan import KernelPlan
+from napkin.schedule.planning.plan import KernelPlan
 
 TIMED_SECONDS = 0.08
 

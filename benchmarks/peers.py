@@ -31,7 +31,7 @@ from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.gpus import machine_at_hand
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.peers import Contender, find_contenders
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOKENS, HIDDEN = 16384, 2048

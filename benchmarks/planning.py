@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from napkin.api import load
 from napkin.machine import load_machine
-from napkin.schedule.kernel import rank_kernels
+from napkin.schedule.tiling.kernel import rank_kernels
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.napkin"))

@@ -25,7 +25,7 @@ from model_error import Row, row_of
 from sweep import Job, Point, compile_all, point, pool, time_job
 
 from napkin.runtime.gpus import machine_at_hand
-from napkin.schedule.kernel import rank_kernels
+from napkin.schedule.tiling.kernel import rank_kernels
 
 FIRST, SPREAD, WITHIN = 20, 6, 4.0
 TIMED_SECONDS = 0.05

@@ -23,7 +23,7 @@ from napkin.api import load
 from napkin.runtime.data import axis_lengths, indexing_arguments, random_arguments
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.schedule.liveness import reads, writes
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import Load, Loop, walk
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

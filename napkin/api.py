@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from napkin.algebra.derive import Derivation
     from napkin.machine import Machine
     from napkin.runtime.compiled import Kernel
-    from napkin.schedule.cost import Cost
-    from napkin.schedule.plan import Plan
-    from napkin.schedule.unplanned import Unplanned
+    from napkin.schedule.planning.cost import Cost
+    from napkin.schedule.planning.plan import Plan
+    from napkin.schedule.planning.unplanned import Unplanned
 
 DEFAULT_MACHINE = "hopper"
 DEFAULT_TYPE = "bf16"
@@ -75,7 +75,7 @@ class Diagram:
         """
         from napkin.algebra.derive import derive
         from napkin.machine import load_machine
-        from napkin.schedule.plan import make_plan
+        from napkin.schedule.planning.plan import make_plan
 
         derivation = derive(_resized(self.core, sizes or {}))
         order = deterministic
@@ -96,8 +96,8 @@ class Diagram:
         is generated for, or without a type that an array is stored in.
         """
         from napkin.machine import load_machine
-        from napkin.schedule.cost import cost_of
-        from napkin.schedule.plan import has_kernels
+        from napkin.schedule.planning.cost import cost_of
+        from napkin.schedule.planning.plan import has_kernels
 
         if not has_kernels(self.core, load_machine(machine), dtype):
             return self.cost_without_plan(machine, sizes=sizes, dtype=dtype).as_cost()
@@ -117,7 +117,7 @@ class Diagram:
         """
         from napkin.algebra.derive import derive
         from napkin.machine import load_machine
-        from napkin.schedule.unplanned import cost_without_plan
+        from napkin.schedule.planning.unplanned import cost_without_plan
 
         return cost_without_plan(
             derive(_resized(self.core, sizes or {})),

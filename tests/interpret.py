@@ -39,10 +39,10 @@ from napkin.runtime.interpreter import enable_interpreter
 from napkin.runtime.kernels import load_kernel
 from napkin.runtime.verify import verify
 from napkin.schedule.layout import Layout
-from napkin.schedule.plan import KernelPlan, Plan, make_plan, storage_types
-from napkin.schedule.predict import Prediction
+from napkin.schedule.lowering.rewrite import rewrite
+from napkin.schedule.planning.plan import KernelPlan, Plan, make_plan, storage_types
 from napkin.schedule.program import Program
-from napkin.schedule.rewrite import rewrite
+from napkin.schedule.timing.predict import Prediction
 from tests.gradients import backward_arguments, relative_error, seeds_of
 from tests.programs import Tiles, arguments_of, diagram_of, lower_by
 from tests.programs import example as shipped

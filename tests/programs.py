@@ -21,11 +21,11 @@ from napkin.language.source import Source
 from napkin.operators import Kind
 from napkin.schedule.execute import Execution, execute
 from napkin.schedule.layout import Tiling, build_layout, bundles
-from napkin.schedule.lower import lower
-from napkin.schedule.plan import storage_types
+from napkin.schedule.lowering.lower import lower
+from napkin.schedule.lowering.rewrite import rewrite
+from napkin.schedule.planning.plan import storage_types
 from napkin.schedule.program import Program
-from napkin.schedule.rewrite import rewrite
-from napkin.schedule.tilings import power_of_two
+from napkin.schedule.tiling.tilings import power_of_two
 
 Array = npt.NDArray[Any]
 ROOT = Path(__file__).parent.parent

@@ -28,11 +28,11 @@ from napkin.language.errors import InternalError, NapkinError
 from napkin.machine import load_machine
 from napkin.runtime import operator_kernels
 from napkin.runtime.launch import layout_of
-from napkin.schedule.cost import cost_of
 from napkin.schedule.count import totals
-from napkin.schedule.cuts import Found, Setting, find_cut
-from napkin.schedule.plan import Plan, make_plan, storage_types
-from napkin.schedule.rewrite import rewrite
+from napkin.schedule.lowering.rewrite import rewrite
+from napkin.schedule.planning.cost import cost_of
+from napkin.schedule.planning.cuts import Found, Setting, find_cut
+from napkin.schedule.planning.plan import Plan, make_plan, storage_types
 from tests.gradients import backward_arguments, relative_error, seeds_of
 from tests.programs import ROOT, Tiles, arguments_of, diagram_of, example, lower_by, run, sizes_of
 from tests.test_schedule_cuts import run_kernels

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from napkin.schedule.barriers import Ahead, Await, Finish, Release, Share, Slot, Step
 from napkin.schedule.program import Dot, Load
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.barriers import Ahead, Await, Finish, Release, Share, Slot, Step
+from napkin.schedule.roles.warps import Specialised
 from tests.programs import diagram_of
 from tests.test_adding import SCORES, text_of
 from tests.test_gluon_adding import forms_of, kernel_of

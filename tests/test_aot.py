@@ -16,7 +16,7 @@ from napkin.algebra.derive import derive
 from napkin.algebra.gradient import differentiate
 from napkin.machine import load_machine
 from napkin.runtime.inspect import Inspection, inspect_plan
-from napkin.schedule.plan import KernelPlan, make_plan
+from napkin.schedule.planning.plan import KernelPlan, make_plan
 from napkin.schedule.program import Dot, Loop, Store, walk
 from tests.programs import EXAMPLES, example
 

@@ -15,7 +15,7 @@ from napkin.machine import load_machine
 from napkin.runtime.arguments import Call, bind
 from napkin.runtime.compiled import Kernel
 from napkin.runtime.planning import misfits, plan_for
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 ATTENTION = ROOT / "examples" / "attention.napkin"

@@ -125,7 +125,7 @@ def test_a_saved_calibration_is_applied_and_said(folder: Path) -> None:
 
 def test_a_calibration_changes_a_prediction() -> None:
     from napkin.api import load
-    from napkin.schedule.plan import make_plan
+    from napkin.schedule.planning.plan import make_plan
 
     derivation = load(Path(__file__).parent.parent / "examples" / "attention.napkin").derive()
     machine = load_machine("h200")

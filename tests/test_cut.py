@@ -18,7 +18,7 @@ from napkin.diagram import Box, Diagram, Gather, Leaf, Reduce, print_diagram, to
 from napkin.evaluate import evaluate, open_dims
 from napkin.language import read
 from napkin.language.source import Source
-from napkin.schedule.plan import storage_types
+from napkin.schedule.planning.plan import storage_types
 from tests.programs import EXAMPLES, arguments_of, diagram_of, example, sizes_of
 from tests.strategies import napkin_texts
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from napkin.operators import Kind
-from napkin.schedule.degrees import is_the_same_scaled
 from napkin.schedule.program import Compute, Fold, Literal, Operand, Operation, Path, Store, Tile
+from napkin.schedule.roles.degrees import is_the_same_scaled
 
 
 def row(name: str) -> Tile:

@@ -15,7 +15,7 @@ import pytest
 from napkin.algebra.derive import derive
 from napkin.emit.module import emit_module
 from napkin.machine import load_machine
-from napkin.schedule.plan import make_plan
+from napkin.schedule.planning.plan import make_plan
 from tests.programs import example
 
 HANDED = ("place_buffer", "place_full", "place_empty")

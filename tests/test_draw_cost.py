@@ -17,7 +17,7 @@ from napkin.language import read, source_from_bytes
 from napkin.machine import load_machine
 from napkin.operators import Pipeline
 from napkin.schedule.count import totals
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.planning.plan import Plan, make_plan
 from tests.pictures import check_legible, check_standalone, labels
 from tests.rasters import check_by_eye
 

@@ -18,7 +18,7 @@ from napkin.draw.relabelled import draw_plan
 from napkin.draw.scene import set_scene
 from napkin.draw.shapes import plain
 from napkin.schedule.count import peak, tile_bytes
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import Fill
 from tests.pictures import SVG, check_legible, check_standalone
 from tests.programs import EXAMPLES, ROOT

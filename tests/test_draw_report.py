@@ -26,9 +26,9 @@ from napkin.emit.pseudo import listing
 from napkin.language.errors import NapkinError
 from napkin.operators import Pipeline
 from napkin.schedule.count import totals
-from napkin.schedule.form import in_plain_form
-from napkin.schedule.plan import Plan
-from napkin.schedule.tables import kernel_shares, throughput_of
+from napkin.schedule.forms.form import in_plain_form
+from napkin.schedule.planning.plan import Plan
+from napkin.schedule.tiling.tables import kernel_shares, throughput_of
 from tests.pictures import SVG, check_legible, check_standalone
 from tests.programs import EXAMPLES, ROOT
 from tests.rasters import check_by_eye

@@ -24,7 +24,7 @@ from napkin.api import parse
 from napkin.diagram import print_diagram
 from napkin.emit.triton import emit_triton, entry_name, kernel_names
 from napkin.machine import load_machine
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.planning.plan import Plan, make_plan
 from tests.conftest import Golden
 from tests.programs import EXAMPLES, ROOT, example
 

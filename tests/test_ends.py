@@ -12,7 +12,7 @@ from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.evaluate import reference
 from napkin.machine import load_machine
 from napkin.schedule.execute import execute
-from napkin.schedule.plan import make_plan
+from napkin.schedule.planning.plan import make_plan
 from napkin.schedule.program import Compute, Loop, walk
 from tests.programs import arguments_of, diagram_of
 from tests.test_adding import backward

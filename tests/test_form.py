@@ -17,13 +17,13 @@ from napkin.emit.pseudo import pseudo_of_plan
 from napkin.emit.triton import emit_triton
 from napkin.machine import load_machine
 from napkin.runtime.kernels import kernel_source
-from napkin.schedule.cost import cost_of
-from napkin.schedule.form import FASTER, find_form
-from napkin.schedule.plan import Plan, make_plan
-from napkin.schedule.predict import predict_specialised
+from napkin.schedule.forms.form import FASTER, find_form
+from napkin.schedule.forms.specialise import may_spill, specialise
+from napkin.schedule.planning.cost import cost_of
+from napkin.schedule.planning.plan import Plan, make_plan
+from napkin.schedule.planning.show import form_line, show_plan
 from napkin.schedule.program import Program
-from napkin.schedule.show import form_line, show_plan
-from napkin.schedule.specialise import may_spill, specialise
+from napkin.schedule.timing.predict import predict_specialised
 from tests.conftest import Golden
 from tests.programs import ROOT, arguments_of, diagram_of, example, run, sizes_of
 from tests.test_specialise import FORMED

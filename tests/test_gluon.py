@@ -26,11 +26,11 @@ from napkin.emit.gluon.lanes import keep_by_lane
 from napkin.emit.triton import emit_triton, entry_name
 from napkin.machine import load_machine
 from napkin.runtime.inspect import inspect_specialised
-from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.plan import Plan
+from napkin.schedule.forms.specialise import specialise
+from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import Fill, Fold
-from napkin.schedule.specialise import specialise
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
 from tests.programs import (
     ROOT,
     arguments_of,

@@ -17,14 +17,14 @@ from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.evaluate import reference
 from napkin.machine import load_machine
 from napkin.runtime.inspect import inspect_specialised
-from napkin.schedule.adding import adding_forms
-from napkin.schedule.barriers import Share
-from napkin.schedule.form import find_form
-from napkin.schedule.kernel import Form, KernelPlan
-from napkin.schedule.plan import make_plan
+from napkin.schedule.forms.adding import adding_forms
+from napkin.schedule.forms.form import find_form
+from napkin.schedule.forms.specialise import must_spill
+from napkin.schedule.planning.plan import make_plan
 from napkin.schedule.program import Dot, Loop, Store, walk
-from napkin.schedule.specialise import must_spill
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.barriers import Share
+from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.tiling.kernel import Form, KernelPlan
 from tests.programs import arguments_of, diagram_of, run
 from tests.test_adding import SCORES, adding, backward, found_for, text_of
 

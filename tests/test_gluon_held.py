@@ -12,10 +12,10 @@ from napkin.api import load
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.machine import load_machine
 from napkin.runtime.inspect import inspect_plan
-from napkin.schedule.held import with_held_operands
-from napkin.schedule.kernel import KernelPlan
-from napkin.schedule.specialise import specialise
-from napkin.schedule.warps import Held, Specialised
+from napkin.schedule.forms.specialise import specialise
+from napkin.schedule.roles.held import with_held_operands
+from napkin.schedule.roles.warps import Held, Specialised
+from napkin.schedule.tiling.kernel import KernelPlan
 from tests.test_gluon import needs_triton
 from tests.test_specialise import kernel_of
 

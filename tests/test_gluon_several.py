@@ -13,7 +13,7 @@ from napkin.emit.gluon import emit_gluon
 from napkin.emit.triton import kernel_names
 from napkin.machine import load_machine
 from napkin.runtime.inspect import inspect_plan
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.planning.plan import Plan, make_plan
 from tests.programs import diagram_of, example
 from tests.test_emit_triton import functions, imported, planned
 from tests.test_gluon import BARRIERS, SPILLS, needs_triton

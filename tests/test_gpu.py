@@ -75,7 +75,7 @@ def test_head_sizes_of_every_width_are_right_warp_specialised(
 ) -> None:
     from napkin.runtime.gpus import machine_at_hand
     from napkin.runtime.verify import verify
-    from napkin.schedule.form import find_form
+    from napkin.schedule.forms.form import find_form
 
     # So short, plain loops are predicted to be as fast: the form is put in by hand.
     sizes = {"b": 2, "h": 3, "q": 333, "x": 333, "d": key, "v": value}

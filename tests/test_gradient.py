@@ -31,7 +31,7 @@ from napkin.language.errors import NapkinError
 from napkin.machine import load_machine
 from napkin.operators import Kind
 from napkin.runtime.data import random_arguments
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.planning.plan import Plan, make_plan
 from napkin.schedule.program import Dot, walk
 from tests.gradients import (
     autograd,

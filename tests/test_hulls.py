@@ -15,8 +15,8 @@ from napkin.diagram import Diagram
 from napkin.evaluate import reference
 from napkin.machine import load_machine
 from napkin.schedule.execute import Execution
-from napkin.schedule.plan import Plan, make_plan
-from napkin.schedule.rewrite import rewrite
+from napkin.schedule.lowering.rewrite import rewrite
+from napkin.schedule.planning.plan import Plan, make_plan
 from tests.programs import (
     Array,
     Tiles,

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from napkin.api import load
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.runtime.inspect import inspect_plan
-from napkin.schedule import lag
-from napkin.schedule.kernel import KernelPlan
-from napkin.schedule.lag import mostly_one, with_lagging_references
+from napkin.schedule.forms.specialise import specialise
 from napkin.schedule.program import Compute, Fill, Loop, Program
-from napkin.schedule.rotate import rotate
-from napkin.schedule.specialise import specialise
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles import lag
+from napkin.schedule.roles.lag import mostly_one, with_lagging_references
+from napkin.schedule.roles.rotate import rotate
+from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.tiling.kernel import KernelPlan
 from tests.programs import (
     Tiles,
     arguments_of,

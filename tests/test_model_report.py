@@ -17,12 +17,12 @@ from napkin.language.errors import NapkinError
 from napkin.machine import machine_names
 from napkin.model.configuration import Scope
 from napkin.operators import Pipeline
-from napkin.schedule.cost import cost_of
 from napkin.schedule.count import totals
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.cost import cost_of
+from napkin.schedule.planning.plan import Plan
+from napkin.schedule.planning.unplanned import Clusters, Unplanned
 from napkin.schedule.program import AxisRole
-from napkin.schedule.tables import configuration_of, kernel_shares, throughput_of
-from napkin.schedule.unplanned import Clusters, Unplanned
+from napkin.schedule.tiling.tables import configuration_of, kernel_shares, throughput_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ATTENTION = str(EXAMPLES / "attention.napkin")

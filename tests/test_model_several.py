@@ -9,7 +9,7 @@ from napkin.api import load
 from napkin.emit.report import show_unplanned
 from napkin.machine import load_machine
 from napkin.model.several import Several, Split, several
-from napkin.schedule.kernel import storage_types
+from napkin.schedule.tiling.kernel import storage_types
 from tests.programs import EXAMPLES, example
 
 

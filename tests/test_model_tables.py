@@ -17,7 +17,7 @@ from napkin.model.configuration import Configuration, Scope
 from napkin.model.hand import configure_by_hand, labels_by_hand
 from napkin.model.throughput import Stage, Throughput, contraction_rate, merged, vector_rate
 from napkin.operators import Pipeline
-from napkin.schedule.rewrite import rewrite
+from napkin.schedule.lowering.rewrite import rewrite
 
 KIB = 1024
 ATTENTION = """

@@ -17,13 +17,13 @@ from napkin.runtime.data import random_arguments
 from napkin.runtime.inspect import inspect_plan
 from napkin.runtime.reference import torch_reference
 from napkin.runtime.verify import _in_numpy
-from napkin.schedule.barriers import Release, Step
-from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.nested import is_nested, nested_forms
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.forms.nested import is_nested, nested_forms
+from napkin.schedule.forms.shapes import row_axis
+from napkin.schedule.planning.plan import Plan, make_plan
 from napkin.schedule.program import Dot, Loop, walk
-from napkin.schedule.shapes import row_axis
-from napkin.schedule.warps import Chunks, Nest, Specialised
+from napkin.schedule.roles.barriers import Release, Step
+from napkin.schedule.roles.warps import Chunks, Nest, Specialised
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
 from tests.programs import diagram_of, example
 from tests.test_specialise import Fault, simulate
 

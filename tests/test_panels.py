@@ -12,10 +12,10 @@ import pytest
 from napkin.algebra.derive import derive
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.machine import load_machine
-from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.panels import Panels, is_contracted_alone, panelled, panels_of
-from napkin.schedule.specialise import specialise
-from napkin.schedule.warps import Specialised
+from napkin.schedule.forms.specialise import specialise
+from napkin.schedule.roles.panels import Panels, is_contracted_alone, panelled, panels_of
+from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
 from tests.programs import arguments_of, diagram_of, example, run, worst_error
 
 LENGTHS = {"b": 2, "h": 8, "q": 4096, "x": 4096, "y": 4096, "n": 4096}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from napkin.emit.gluon import emit_gluon, plan_in_form
-from napkin.schedule.barriers import Await, PassTurn, Release, Slot, TakeTurn
+from napkin.schedule.roles.barriers import Await, PassTurn, Release, Slot, TakeTurn
 from tests.test_emit_triton import functions
 from tests.test_gluon_walks import LENGTHS, WIDTHS, joined, language, walks_of
 from tests.test_specialise import Fault, formed, kernel_of, simulate_apart, with_stages

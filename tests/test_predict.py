@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from napkin.api import load, parse
 from napkin.machine import load_machine
-from napkin.schedule.clocks import work_of
-from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.occupancy import blocks_per_unit, elements
-from napkin.schedule.plain_loops import read_again, start_seconds
-from napkin.schedule.predict import _norm, average_steps, predict
-from napkin.schedule.traffic import dram_traffic
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
+from napkin.schedule.timing.clocks import work_of
+from napkin.schedule.timing.occupancy import blocks_per_unit, elements
+from napkin.schedule.timing.plain_loops import read_again, start_seconds
+from napkin.schedule.timing.predict import _norm, average_steps, predict
+from napkin.schedule.timing.traffic import dram_traffic
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 H200 = load_machine("h200")

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from napkin.algebra.derive import derive
 from napkin.machine import load_machine
-from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.lower import lower
-from napkin.schedule.occupancy import shared_bytes
-from napkin.schedule.predict import average_steps, predict
+from napkin.schedule.lowering.lower import lower
 from napkin.schedule.program import Program
-from napkin.schedule.registers import registers_per_thread
 from napkin.schedule.remember import remembered, remembered_by
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
+from napkin.schedule.timing.occupancy import shared_bytes
+from napkin.schedule.timing.predict import average_steps, predict
+from napkin.schedule.timing.registers import registers_per_thread
 from tests.programs import example
 
 

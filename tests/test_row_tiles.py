@@ -6,9 +6,9 @@ import pytest
 
 from napkin.algebra.derive import derive
 from napkin.machine import load_machine
-from napkin.schedule.clocks import work_of
-from napkin.schedule.kernel import KernelPlan, rank_kernels
-from napkin.schedule.predict import average_steps
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
+from napkin.schedule.timing.clocks import work_of
+from napkin.schedule.timing.predict import average_steps
 from tests.programs import diagram_of
 
 TURNED = """diagram turned(A[b h d e]: fp32, B[b h f e]: fp32) -> X[e h d], Y[e h f]

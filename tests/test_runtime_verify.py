@@ -16,7 +16,7 @@ import torch
 from napkin.api import load, parse
 from napkin.runtime import verify as verification
 from napkin.runtime.verify import OutputCheck, _few_tiles, bound
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import Program
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napkin.operators import Kind
-from napkin.schedule.bounds import join_bounds
+from napkin.schedule.lowering.bounds import join_bounds
 from napkin.schedule.program import Compute, Length, Literal, Program, walk
 from tests.programs import (
     Tiles,

@@ -14,9 +14,10 @@ from napkin.api import parse
 from napkin.diagram import Diagram
 from napkin.language.errors import NapkinError
 from napkin.machine import load_machine
-from napkin.schedule.choice import Choice, choice_lines, choices_of, ranked_table
-from napkin.schedule.figures import Figures, figures_of
-from napkin.schedule.kernel import (
+from napkin.schedule.planning.choice import Choice, choice_lines, choices_of, ranked_table
+from napkin.schedule.planning.plan import Plan, make_plan
+from napkin.schedule.tiling.figures import Figures, figures_of
+from napkin.schedule.tiling.kernel import (
     REGISTERS,
     SHARED_MEMORY,
     KernelPlan,
@@ -24,11 +25,10 @@ from napkin.schedule.kernel import (
     best_kernel,
     rank_kernels,
 )
-from napkin.schedule.least import least_seconds
-from napkin.schedule.plan import Plan, make_plan
-from napkin.schedule.predict import average_steps, predict
-from napkin.schedule.structures import Structures
-from napkin.schedule.tilings import enumerate_tilings
+from napkin.schedule.tiling.least import least_seconds
+from napkin.schedule.tiling.structures import Structures
+from napkin.schedule.tiling.tilings import enumerate_tilings
+from napkin.schedule.timing.predict import average_steps, predict
 from napkin.schedule.trips import loop_places
 from tests.programs import diagram_of, example
 
@@ -91,7 +91,7 @@ def test_every_tiling_is_ranked_or_pruned_for_a_reason(name: str, machine: str) 
 
 
 def test_pruning_by_capacity_leaves_out_nothing_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from napkin.schedule import kernel as module
+    from napkin.schedule.tiling import kernel as module
 
     derivation, gpu = derive(example("mlp")), load_machine("hopper")
     sizes = dict(example("mlp").sizes)
@@ -106,10 +106,10 @@ def test_pruning_by_capacity_leaves_out_nothing_that_fits(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["attention", "causal", "packed", "mla", "gated_mlp", "softmax"])
 @pytest.mark.parametrize("machine", ["hopper", "ampere"])
 def test_a_structure_laid_out_again_is_what_lowering_gives(name: str, machine: str) -> None:
-    from napkin.schedule.kernel import storage_types
     from napkin.schedule.layout import Layouts
-    from napkin.schedule.lower import lower
-    from napkin.schedule.rewrite import rewrite
+    from napkin.schedule.lowering.lower import lower
+    from napkin.schedule.lowering.rewrite import rewrite
+    from napkin.schedule.tiling.kernel import storage_types
 
     diagram, gpu = example(name), load_machine(machine)
     derivation = derive(diagram)

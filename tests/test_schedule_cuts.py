@@ -22,12 +22,12 @@ from napkin.emit.triton import emit_triton, entry_name, kernel_names
 from napkin.evaluate import reference
 from napkin.language.errors import NapkinError
 from napkin.machine import load_machine
-from napkin.schedule import cuts
-from napkin.schedule.cost import cost_of
-from napkin.schedule.cuts import LAUNCH_S
 from napkin.schedule.execute import execute
-from napkin.schedule.plan import KernelPlan, Plan, make_plan
-from napkin.schedule.points import cut_points
+from napkin.schedule.planning import cuts
+from napkin.schedule.planning.cost import cost_of
+from napkin.schedule.planning.cuts import LAUNCH_S
+from napkin.schedule.planning.plan import KernelPlan, Plan, make_plan
+from napkin.schedule.planning.points import cut_points
 from napkin.schedule.program import Load, Loop, walk
 from tests.conftest import Golden
 from tests.programs import ROOT, arguments_of, diagram_of, example, sizes_of

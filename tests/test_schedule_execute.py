@@ -17,6 +17,7 @@ from napkin.language.errors import InternalError
 from napkin.operators import Kind
 from napkin.schedule.count import totals
 from napkin.schedule.execute import execute
+from napkin.schedule.lowering.rewrite import rewrite
 from napkin.schedule.program import (
     Array,
     AxisRole,
@@ -33,7 +34,6 @@ from napkin.schedule.program import (
     Store,
     Tile,
 )
-from napkin.schedule.rewrite import rewrite
 from tests.programs import (
     EXAMPLES,
     Tiles,

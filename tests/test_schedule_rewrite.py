@@ -11,8 +11,8 @@ from napkin.emit.triton import emit_triton
 from napkin.emit.triton.inflight import running_on
 from napkin.operators import POINTWISE
 from napkin.schedule.execute import execute
+from napkin.schedule.lowering.factors import row_term
 from napkin.schedule.program import Compute, Loop, Program, walk
-from napkin.schedule.factors import row_term
 
 SIZES = "\nsizes q=256 x=256 d=64 v=64\n"
 ATTENTION = """diagram f(Q[q d], K[x d], V[x v], {extra}) -> O[q v]

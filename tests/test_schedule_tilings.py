@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from napkin.algebra.derive import derive
 from napkin.machine import load_machine
-from napkin.schedule.plan import make_plan
+from napkin.schedule.planning.plan import make_plan
 from napkin.schedule.program import Dot, walk
-from napkin.schedule.tilings import enumerate_tilings
+from napkin.schedule.tiling.tilings import enumerate_tilings
 from tests.programs import diagram_of
 
 SUMMED = """diagram merge(O[b h q v], W[h v f]) -> Y[b q f]

@@ -27,11 +27,11 @@ from napkin.runtime.data import random_arguments
 from napkin.runtime.gpus import runnable
 from napkin.runtime.inspect import inspect_plan
 from napkin.runtime.reference import torch_reference
-from napkin.schedule.kernel import KernelPlan
 from napkin.schedule.liveness import reads
-from napkin.schedule.plan import Plan, make_plan
+from napkin.schedule.planning.plan import Plan, make_plan
 from napkin.schedule.program import Load, Loop, Program, walk
-from napkin.schedule.shared_loop import Arrive, Fetch, SharedLoop, SharedStep
+from napkin.schedule.roles.shared_loop import Arrive, Fetch, SharedLoop, SharedStep
+from napkin.schedule.tiling.kernel import KernelPlan
 from tests.conftest import Golden
 from tests.gluon_numpy import Pointer, run_kernel
 from tests.programs import EXAMPLES, example

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from napkin.api import load
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHARED = (

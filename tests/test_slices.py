@@ -11,8 +11,7 @@ import pytest
 
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
-from napkin.schedule.barriers import Await, Finish, Release, Slice, Slot, Step, Sync
-from napkin.schedule.form import find_form
+from napkin.schedule.forms.form import find_form
 from napkin.schedule.liveness import entry_of
 from napkin.schedule.program import (
     Assign,
@@ -28,7 +27,8 @@ from napkin.schedule.program import (
     Tile,
     tiles_of,
 )
-from napkin.schedule.warps import Chunks, Specialised
+from napkin.schedule.roles.barriers import Await, Finish, Release, Slice, Slot, Step, Sync
+from napkin.schedule.roles.warps import Chunks, Specialised
 from tests.test_specialise import FORMED, formed, in_slices, kernel_of
 
 Value = npt.NDArray[Any]

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from napkin.algebra.derive import derive
 from napkin.language.errors import InternalError
 from napkin.machine import load_machine
-from napkin.schedule.barriers import (
+from napkin.schedule.forms.shapes import ROWS, Shape, row_axis, tiling_of
+from napkin.schedule.forms.specialise import specialise, specialise_program
+from napkin.schedule.layout import build_layout
+from napkin.schedule.lowering.lower import lower
+from napkin.schedule.lowering.rewrite import rewrite
+from napkin.schedule.program import Dot, Load, Loop, Program, Region
+from napkin.schedule.roles.barriers import (
     Await,
     Finish,
     PassTurn,
@@ -24,16 +30,10 @@ from napkin.schedule.barriers import (
     Step,
     TakeTurn,
 )
-from napkin.schedule.kernel import KernelPlan, rank_kernels, storage_types
-from napkin.schedule.layout import build_layout
-from napkin.schedule.lower import lower
-from napkin.schedule.program import Dot, Load, Loop, Program, Region
-from napkin.schedule.rewrite import rewrite
-from napkin.schedule.rotate import descend, rotate
-from napkin.schedule.shapes import ROWS, Shape, row_axis, tiling_of
-from napkin.schedule.specialise import specialise, specialise_program
+from napkin.schedule.roles.rotate import descend, rotate
+from napkin.schedule.roles.warps import Ring, Specialised
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels, storage_types
 from napkin.schedule.trips import kinds_of_groups, trips
-from napkin.schedule.warps import Ring, Specialised
 from tests.programs import (
     EXAMPLES,
     Tiles,

@@ -19,14 +19,14 @@ from napkin.api import load, parse
 from napkin.emit.triton.bands import band_lines
 from napkin.machine import Machine, load_machine
 from napkin.runtime.kernels import kernel_source
-from napkin.schedule.figures import traffic_of
-from napkin.schedule.form import find_form
-from napkin.schedule.kernel import KernelPlan, rank_kernels
+from napkin.schedule.forms.form import find_form
 from napkin.schedule.order import specialised_order, tile_order
-from napkin.schedule.plan import Plan
-from napkin.schedule.predict import guessed_scalars
+from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import Band, Program
-from napkin.schedule.traffic import dram_traffic, least_traffic, most_traffic
+from napkin.schedule.tiling.figures import traffic_of
+from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
+from napkin.schedule.timing.predict import guessed_scalars
+from napkin.schedule.timing.traffic import dram_traffic, least_traffic, most_traffic
 from napkin.schedule.trips import tile_count
 from tests.test_gluon import emitted, scheduling
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napkin.api import Diagram
     from napkin.draw.cost import Measured
     from napkin.runtime.verify import Verification
-    from napkin.schedule.cost import Cost
+    from napkin.schedule.planning.cost import Cost
 
 _FAILED = 1
 FLOATS = ("bf16", "fp16", "fp32", "fp64", "fp8e4m3", "fp8e5m2")
@@ -64,8 +64,8 @@ def pseudo_command(arguments: argparse.Namespace) -> int:
 def cost_command(arguments: argparse.Namespace) -> int:
     from napkin.emit.report import show_cost
     from napkin.machine import load_machine
-    from napkin.schedule.cost import cost_of
-    from napkin.schedule.plan import has_kernels
+    from napkin.schedule.planning.cost import cost_of
+    from napkin.schedule.planning.plan import has_kernels
 
     if arguments.compare:
         return _compare(arguments)
@@ -117,8 +117,8 @@ def _compared(diagram: Diagram, arguments: argparse.Namespace, machine: str, dty
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
-    from napkin.schedule.choice import choice_lines, choices_of, ranked_table
-    from napkin.schedule.show import show_plan
+    from napkin.schedule.planning.choice import choice_lines, choices_of, ranked_table
+    from napkin.schedule.planning.show import show_plan
 
     with patience("planning"):
         plan = load_diagram(arguments).plan(
@@ -196,7 +196,7 @@ def _read_measured(path: str) -> tuple[Measured, ...]:
 def compile_command(arguments: argparse.Namespace) -> int:
     from napkin.emit.pseudo import pseudo_of_plan
     from napkin.runtime.kernels import kernel_source, make_folder, write_inside
-    from napkin.schedule.cost import cost_of
+    from napkin.schedule.planning.cost import cost_of
 
     diagram = load_diagram(arguments)
     with patience("planning"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napkin.api import Diagram
     from napkin.language.errors import NapkinError
-    from napkin.schedule.plan import Plan
+    from napkin.schedule.planning.plan import Plan
 
 _NO_DOT = "N610"
 _PATIENCE_S = 2.0

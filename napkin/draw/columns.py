@@ -21,7 +21,7 @@ from napkin.emit.notation import byte_size
 from napkin.emit.pseudo import Line, listing
 from napkin.emit.table import Row, times
 from napkin.operators import Pipeline
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
 from napkin.schedule.program import Dot
 
 _ROW, _HEAD = 20.0, 46.0

@@ -22,7 +22,7 @@ from napkin.machine import Machine
 from napkin.operators import Pipeline
 from napkin.schedule.count import Totals, totals
 from napkin.schedule.layout import TYPE_BYTES
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
 from napkin.schedule.program import Dot, Program, walk
 from napkin.schedule.trips import multiplicity
 

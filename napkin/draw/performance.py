@@ -1,7 +1,7 @@
 """What the charts of a cost picture show of a plan: rooflines, least transfers, rows of pipelines.
 
 In: a plan and its counts. Out: the values of chart.py. Counts are the program's (schedule/count.py),
-clocks those of the throughput table (schedule/tables.py), transfers those of the two-level model
+clocks those of the throughput table (schedule/tiling/tables.py), transfers those of the two-level model
 (model/optimum.py), rates the machine's.
 
 Deliberately absent: any time of its own. The chart of pipelines lets every row issue in order and
@@ -21,10 +21,10 @@ from napkin.model.optimum import optimum, power_law
 from napkin.model.throughput import Stage
 from napkin.operators import Pipeline
 from napkin.schedule.count import Totals, peak
-from napkin.schedule.kernel import rank_kernels
 from napkin.schedule.layout import TYPE_BYTES
-from napkin.schedule.plan import KernelPlan, Plan
-from napkin.schedule.tables import kernel_shares, throughput_of
+from napkin.schedule.planning.plan import KernelPlan, Plan
+from napkin.schedule.tiling.kernel import rank_kernels
+from napkin.schedule.tiling.tables import kernel_shares, throughput_of
 
 _SAMPLES = 25
 _MOST_ROWS, _STEPS, _WARM_UP = 4, 6, 3

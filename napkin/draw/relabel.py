@@ -16,7 +16,7 @@ from napkin.draw.nodes import Node, Shape, build_nodes
 from napkin.draw.shapes import Label, Run
 from napkin.draw.weave import take_out_woven
 from napkin.schedule.layout import TYPE_BYTES
-from napkin.schedule.plan import KernelPlan
+from napkin.schedule.planning.plan import KernelPlan
 from napkin.schedule.program import AxisRole, AxisTile, Dot, Load, walk
 
 _LETTERS = {AxisRole.GROUP: "g", AxisRole.STREAM: "s", AxisRole.SPLIT: "u"}

@@ -47,7 +47,7 @@ from napkin.draw.text import label_width, text_width
 from napkin.draw.units import in_units
 from napkin.emit.notation import byte_size
 from napkin.schedule.count import peak, totals
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
 from napkin.schedule.program import AxisRole
 from napkin.schedule.trips import multiplicity
 

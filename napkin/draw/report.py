@@ -27,7 +27,7 @@ from napkin.draw.units import in_time
 from napkin.emit.pseudo import pseudo_of_plan
 from napkin.model.costs import two_level_costs
 from napkin.model.optimum import power_law
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
 
 Expression = Any
 _MEMORY, _LEAST = "M", "H*"

@@ -39,7 +39,7 @@ from napkin.draw.scene import set_scene
 from napkin.draw.shapes import Drawing, Label, Panel, Word, word
 from napkin.draw.sheet import print_sheet
 from napkin.draw.text import text_width, widest, wrap_text
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
 from napkin.schedule.program import AxisRole
 
 _TEXT, _LINE = 12.0, 17.0

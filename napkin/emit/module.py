@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from napkin.emit.gluon import emit_gluon
 from napkin.emit.triton import emit_triton
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 
 
 def emit_module(plan: Plan, *, notes: tuple[str, ...] = ()) -> str:

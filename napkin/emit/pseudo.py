@@ -25,7 +25,8 @@ from napkin.emit.table import Row, aligned, figures, formulas, table
 from napkin.language.errors import InternalError
 from napkin.schedule.count import columns, stored_dims, tile_bytes
 from napkin.schedule.liveness import reads, tiles_in
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
+from napkin.schedule.planning.show import cut_lines, form_line
 from napkin.schedule.program import (
     Array,
     Assign,
@@ -38,7 +39,6 @@ from napkin.schedule.program import (
     Store,
     Tile,
 )
-from napkin.schedule.show import cut_lines, form_line
 
 _KINDS = {Define: "compute", EdgePosition: "edge"}
 _GAP = 3  # blanks between a line of pseudocode and its label

@@ -14,15 +14,15 @@ from napkin.emit.notation import byte_size
 from napkin.emit.table import aligned
 from napkin.model.configuration import Configuration, Scope
 from napkin.model.throughput import Throughput
-from napkin.schedule.cost import Cost
-from napkin.schedule.plan import Plan
-from napkin.schedule.tables import configuration_of, kernel_shares, throughput_of
+from napkin.schedule.planning.cost import Cost
+from napkin.schedule.planning.plan import Plan
+from napkin.schedule.tiling.tables import configuration_of, kernel_shares, throughput_of
 from napkin.schedule.units import duration, scaled
 
 if TYPE_CHECKING:  # the model of any kernel is not needed where there is a plan
     from napkin.model.ideal import Ideal
     from napkin.model.several import Several
-    from napkin.schedule.unplanned import Clusters, Unplanned
+    from napkin.schedule.planning.unplanned import Clusters, Unplanned
 
 _NOTHING = "-"
 _DEPTHS = ("dram", "l3", "l2", "shared", "register", "fragment")

@@ -22,8 +22,8 @@ from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.gpus import runnable, runs_on
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.peers import Contender
-from napkin.schedule.flops import contraction_flops
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.flops import contraction_flops
+from napkin.schedule.planning.plan import Plan
 
 _WARM_UP_RUNS = 10
 _RUN_SECONDS = 0.5  # of a contender, all its runs together

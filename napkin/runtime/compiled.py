@@ -20,8 +20,8 @@ from napkin.runtime.kernels import kernel_source
 from napkin.runtime.operator import Operator, operator_of
 
 if TYPE_CHECKING:
-    from napkin.schedule.cost import Cost
-    from napkin.schedule.plan import Plan
+    from napkin.schedule.planning.cost import Cost
+    from napkin.schedule.planning.plan import Plan
 
 
 class Kernel:
@@ -52,7 +52,7 @@ class Kernel:
     def plan(self) -> Plan:
         """The plan for the file's sizes."""
         from napkin.algebra.derive import derive
-        from napkin.schedule.plan import make_plan
+        from napkin.schedule.planning.plan import make_plan
 
         machine = self._machine or machine_at_hand()
         order = self._deterministic
@@ -66,7 +66,7 @@ class Kernel:
     @cached_property
     def cost(self) -> Cost:
         """The plan's cost."""
-        from napkin.schedule.cost import cost_of
+        from napkin.schedule.planning.cost import cost_of
 
         return cost_of(self.plan)
 

@@ -16,7 +16,7 @@ from napkin.language.errors import Diagnostic, NapkinError
 from napkin.machine import Machine, load_machine, machine_names
 
 if TYPE_CHECKING:
-    from napkin.schedule.plan import Plan
+    from napkin.schedule.planning.plan import Plan
 
 _WITHOUT_GPU = "hopper"
 _GLUON = "3.6."  # the releases of triton whose Gluon has the names that the emitter calls

@@ -24,10 +24,10 @@ from napkin.emit.triton import entry_name, kernel_names
 from napkin.emit.triton.spelling import spell
 from napkin.language.errors import InternalError
 from napkin.runtime.aot import Constant, Resources, inspect_kernel
-from napkin.schedule.plan import KernelPlan, Plan
-from napkin.schedule.predict import Prediction
+from napkin.schedule.planning.plan import KernelPlan, Plan
 from napkin.schedule.program import Array
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.timing.predict import Prediction
 
 TRITON_TYPES = {
     "bf16": "bf16",

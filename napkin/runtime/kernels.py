@@ -24,7 +24,7 @@ from napkin.diagram import Diagram
 from napkin.language.errors import Diagnostic, InternalError, NapkinError
 
 if TYPE_CHECKING:
-    from napkin.schedule.plan import KernelPlan, Plan
+    from napkin.schedule.planning.plan import KernelPlan, Plan
 
 Entry = Callable[..., Any]
 
@@ -88,8 +88,8 @@ def cannot_write(path: Path, error: Exception) -> Diagnostic:
 def kernel_source(plan: Plan) -> str:
     """Return a plan's kernel module, its derivation, cost and prediction in its header."""
     from napkin.emit.module import emit_module
-    from napkin.schedule.cost import cost_of
-    from napkin.schedule.show import form_line
+    from napkin.schedule.planning.cost import cost_of
+    from napkin.schedule.planning.show import form_line
 
     cost = cost_of(plan)
     notes = (

@@ -26,7 +26,7 @@ from napkin.runtime.cache import Made
 from napkin.runtime.gpus import has_specialised_form, runnable
 
 if TYPE_CHECKING:
-    from napkin.schedule.plan import Plan
+    from napkin.schedule.planning.plan import Plan
 
 _ATTEMPTS = 4  # plans until the axes that one fixes are fixed to the lengths at hand
 
@@ -68,7 +68,7 @@ def plan_for(
     Which lengths are fixed is seen from the plan: one that is cut in several kernels may fix fewer.
     """
     from napkin.algebra.derive import derive
-    from napkin.schedule.plan import make_plan
+    from napkin.schedule.planning.plan import make_plan
 
     make = partial(make_plan, derive(diagram), machine, dtype=dtype, deterministic=deterministic)
     wished = _planned_for(diagram, sizes)

@@ -41,7 +41,7 @@ from napkin.runtime.interpreter import enable_interpreter
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.reference import torch_reference
 from napkin.schedule.execute import execute
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import AxisRole, AxisTile, Dot, Program, walk
 
 _ROUNDINGS = 2  # of the output's norm, in units of u

@@ -18,7 +18,7 @@ from napkin.diagram import Diagram, storage_types
 from napkin.runtime.data import TORCH_TYPES, Value, random_arguments
 from napkin.runtime.reference import torch_reference
 from napkin.runtime.verify import OutputCheck, Verification, compare, verify
-from napkin.schedule.plan import Plan
+from napkin.schedule.planning.plan import Plan
 
 _EXACT = 1e-9  # what float64 may lose
 

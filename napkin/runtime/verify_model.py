@@ -16,11 +16,11 @@ from napkin.operators import Pipeline
 from napkin.runtime.bench import measure
 from napkin.runtime.counters import Traffic, Watched, read_counters
 from napkin.runtime.inspect import inspect_plan
-from napkin.schedule.cost import cost_of
-from napkin.schedule.flops import contraction_flops
-from napkin.schedule.plan import KernelPlan, Plan
-from napkin.schedule.predict import guessed_scalars
+from napkin.schedule.planning.cost import cost_of
+from napkin.schedule.planning.flops import contraction_flops
+from napkin.schedule.planning.plan import KernelPlan, Plan
 from napkin.schedule.program import Dot, walk
+from napkin.schedule.timing.predict import guessed_scalars
 from napkin.schedule.units import duration, scaled, table
 
 

@@ -34,9 +34,9 @@ from napkin.emit.triton import (
 )
 from napkin.emit.triton.entry import Launch, uses_descriptors
 from napkin.emit.triton.values import KernelText
-from napkin.schedule.kernel import Form, KernelPlan
-from napkin.schedule.plan import Plan
-from napkin.schedule.warps import Specialised
+from napkin.schedule.planning.plan import Plan
+from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.tiling.kernel import Form, KernelPlan
 
 _SIXTEEN_BIT = {"bf16", "fp16"}
 _OWN_HELPERS = {

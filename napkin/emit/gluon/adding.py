@@ -1,6 +1,6 @@
 """Warp-specialised kernels whose groups add to an output: what of their printing is their own.
 
-In: a `Specialised` kernel with parts (napkin.schedule.adding). Out: its functions as text. Every
+In: a `Specialised` kernel with parts (napkin.schedule.forms.adding). Out: its functions as text. Every
 consumer puts its rows of what a part sums into shared memory, and contracts the rows of all with
 its share of the columns. Resident tiles are named anew in every chunk, at a place that the compiler
 can't know.
@@ -15,12 +15,12 @@ from napkin.emit.expressions import Call, Define, Leaf, Statement
 from napkin.emit.gluon.functions import Box, Function, ModulePrinter, ModuleText
 from napkin.emit.gluon.names import GluonNames, name_all
 from napkin.emit.triton.spelling import TRITON_TYPES, spell
-from napkin.schedule.adding_steps import cut_at_end
-from napkin.schedule.barriers import Ahead, Share, Sync
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import Array, Dot, Length, Region, Store, tiles_of, walk
-from napkin.schedule.warps import Chunks, Ring, Specialised, Staged
+from napkin.schedule.roles.adding_steps import cut_at_end
+from napkin.schedule.roles.barriers import Ahead, Share, Sync
+from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
 
 _CHUNKS = {
     Region.FULL: "stream {axis}: chunks that need no mask",

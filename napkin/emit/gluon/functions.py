@@ -17,10 +17,10 @@ from napkin.emit.gluon.lines import without_unused, wrapped
 from napkin.emit.gluon.names import name_all
 from napkin.emit.gluon.walks import WalkPrinter
 from napkin.emit.triton.spelling import Spelling, spell, uses
-from napkin.schedule.barriers import TakeTurn
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.program import Region, tiles_of
-from napkin.schedule.warps import Chunks, Ring, Specialised
+from napkin.schedule.roles.barriers import TakeTurn
+from napkin.schedule.roles.warps import Chunks, Ring, Specialised
 
 _HELPERS = {"group", "hand_over", "handed_over", "pass_turn", "rounds", "take_turn"}
 _UNPACK = "unpack the group's place"

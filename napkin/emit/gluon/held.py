@@ -9,9 +9,9 @@ from __future__ import annotations
 from napkin.emit.expressions import Statement
 from napkin.emit.gluon.names import GluonNames
 from napkin.emit.gluon.steps import StepPrinter
-from napkin.schedule.barriers import Await, Sync
 from napkin.schedule.program import Dot
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.barriers import Await, Sync
+from napkin.schedule.roles.warps import Specialised
 
 
 class HeldPrinter(StepPrinter):

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.operators import Kind
-from napkin.schedule.barriers import Sync
 from napkin.schedule.liveness import reads, rename, writes
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import (
@@ -30,8 +29,9 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
-from napkin.schedule.shared_loop import SharedLoop
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.barriers import Sync
+from napkin.schedule.roles.shared_loop import SharedLoop
+from napkin.schedule.roles.warps import Specialised
 
 LANES = 4  # of a row in the layout of a contraction's result
 

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from napkin.emit.expressions import Call, Expression
 from napkin.emit.triton.body import BodyPrinter
-from napkin.schedule.lag import mostly_one
+from napkin.schedule.roles.lag import mostly_one
 
 _COLUMNS = 64  # at least: 32 elements a thread, of which all are multiplied or none
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from napkin.emit.triton.spelling import Spelling
-from napkin.schedule.barriers import Slice
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.panels import panels_of
 from napkin.schedule.program import Compute, Dot, tiles_of, walk
-from napkin.schedule.warps import Specialised
+from napkin.schedule.roles.barriers import Slice
+from napkin.schedule.roles.panels import panels_of
+from napkin.schedule.roles.warps import Specialised
 
 _FUNCTIONS = ("place", "dispatch", "produce", "consume")
 _COUNTERS = (

@@ -1,6 +1,6 @@
 """Warp-specialised kernels whose steps walk a loop of their own: what of their printing is their own.
 
-In: a `Specialised` kernel with nests (napkin.schedule.nested). Out: its functions as text. Producer and
+In: a `Specialised` kernel with nests (napkin.schedule.forms.nested). Out: its functions as text. Producer and
 consumers walk the stream's loops as they stand; the producer fills the rings for every chunk of the inner
 ones. A consumer's first chunk of an inner loop stands before that loop, since none is to be finished yet.
 """
@@ -13,7 +13,7 @@ from napkin.emit.gluon.names import name_all
 from napkin.emit.triton.body import LOOP_COMMENTS
 from napkin.emit.triton.spelling import spell
 from napkin.schedule.program import Literal, Loop
-from napkin.schedule.warps import Chunks, Specialised
+from napkin.schedule.roles.warps import Chunks, Specialised
 
 
 def print_nested(kernel: Specialised, name: str, *, approximate: bool) -> ModuleText:

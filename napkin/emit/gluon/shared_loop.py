@@ -37,7 +37,7 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
-from napkin.schedule.shared_loop import Arrive, Fetch, SharedLoop, SharedStep
+from napkin.schedule.roles.shared_loop import Arrive, Fetch, SharedLoop, SharedStep
 
 _VECTOR = 16  # bytes that a thread copies at a time
 _DEPTH = 16  # of one mma.sync

@@ -10,10 +10,10 @@ from math import prod
 
 from napkin.emit.gluon.masks import MaskPrinter
 from napkin.emit.gluon.names import GluonNames
-from napkin.schedule.barriers import Slot
-from napkin.schedule.panels import panels_of
 from napkin.schedule.program import Array
-from napkin.schedule.warps import Ring, Specialised
+from napkin.schedule.roles.barriers import Slot
+from napkin.schedule.roles.panels import panels_of
+from napkin.schedule.roles.warps import Ring, Specialised
 
 
 class SlotPrinter(MaskPrinter):

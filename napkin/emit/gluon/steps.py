@@ -18,18 +18,6 @@ from napkin.emit.gluon.slots import SlotPrinter
 from napkin.emit.triton.spelling import TRITON_TYPES, as_integer, literal
 from napkin.language.errors import InternalError
 from napkin.operators import Kind
-from napkin.schedule.barriers import (
-    Ahead,
-    Await,
-    Finish,
-    PassTurn,
-    Release,
-    Share,
-    Slice,
-    Step,
-    Sync,
-    TakeTurn,
-)
 from napkin.schedule.liveness import entry_of, reads
 from napkin.schedule.program import (
     Assign,
@@ -43,7 +31,19 @@ from napkin.schedule.program import (
     Tile,
     walk,
 )
-from napkin.schedule.warps import Specialised, Staged
+from napkin.schedule.roles.barriers import (
+    Ahead,
+    Await,
+    Finish,
+    PassTurn,
+    Release,
+    Share,
+    Slice,
+    Step,
+    Sync,
+    TakeTurn,
+)
+from napkin.schedule.roles.warps import Specialised, Staged
 
 _SYNC = (Await, Release, Finish, TakeTurn, PassTurn, Share, Ahead, Slice)
 

@@ -17,7 +17,7 @@ from napkin.emit.triton.entry import EntryPrinter, Launch, Signature, uses_descr
 from napkin.emit.triton.spelling import spell
 from napkin.emit.triton.values import KernelText
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.plan import KernelPlan, Plan
+from napkin.schedule.planning.plan import KernelPlan, Plan
 
 _SIXTEEN_BIT = {"bf16", "fp16", "fp8e4m3", "fp8e5m2"}
 

@@ -1,0 +1,338 @@
+"""A kernel shared out between warps whose groups add to an output: sums over the rows of all consumers.
+
+In: a `KernelPlan` whose Program adds to an output. Out: its warp-specialised forms, or the reason
+why there is none. Consumers share out the rows as ever (`specialise`); a part of such an output
+sums over rows, those of all consumers. What it multiplies is computed with rows first, so that a
+consumer's own sums take it from registers; turned, every consumer takes the rows of all of them
+from shared memory, and gives a share of the part's columns.
+
+A step issues first the contractions of what it loads. Sums that it adds to follow as their operands
+are there, then the parts, which leave through shared memory by the copy engine's reductions. A
+step's sums are finished in it; while its parts leave, the first contraction of the next one runs.
+
+It is not asked here whether this form is faster than the plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from napkin.operators import Kind
+from napkin.schedule.count import extent, tile_bytes
+from napkin.schedule.forms.shapes import ROWS, Shape, tiling_of
+from napkin.schedule.layout import MAX_DESCRIPTOR_RANK, TYPE_BYTES, build_layout
+from napkin.schedule.liveness import reads
+from napkin.schedule.lowering.bounds import join_bounds
+from napkin.schedule.lowering.lower import lower
+from napkin.schedule.program import (
+    AxisRole,
+    Compute,
+    Dot,
+    Load,
+    Loop,
+    Operation,
+    Positions,
+    Program,
+    Region,
+    Store,
+    tiles_of,
+    walk,
+)
+from napkin.schedule.roles.adding_steps import (
+    finished_apart,
+    read_late,
+    with_contraction_ahead,
+    with_shares,
+)
+from napkin.schedule.roles.barriers import (
+    Slot,
+    with_barriers,
+)
+from napkin.schedule.roles.maker import BARRIER_BYTES, Maker
+from napkin.schedule.roles.obstacles import OPERANDS, find_obstacle, shared_tiles, tile_registers
+from napkin.schedule.roles.warps import Chunks, Part, Ring, Specialised, Staged
+from napkin.schedule.tiling.kernel import KernelPlan, storage_types
+
+_CONSUMERS = 2
+_SHAPES = tuple(Shape(_CONSUMERS, ROWS, chunk, (2,)) for chunk in (128, 64))
+_BESIDE_TILES = 40  # registers of addresses, bounds and row values, read off compiled kernels
+_LEAST_ROW = 128  # bytes of a part's share of columns: a swizzled box's
+
+
+def adding_forms(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
+    """Return the form of a kernel that adds to an output in every shape that fits, or why it has none."""
+    if not (kernel.machine.has("tma") and kernel.machine.has("wgmma")):
+        return f"{kernel.machine.name} has no copy engine or no warpgroup contractions"
+    rows = _row_axis(kernel.program)
+    if rows is None:
+        return "no tile of rows is shared by every contraction"
+    if dict(kernel.sizes)[rows] < _CONSUMERS * ROWS:
+        return f"`{rows}` fills no block: it is {dict(kernel.sizes)[rows]} long"
+    types = storage_types(kernel.derivation.diagram, kernel.dtype)
+    reason, fitting = "no chunk is small enough", list[Specialised]()
+    for shape in _SHAPES:
+        for stages in shape.stages:
+            tiling = tiling_of(kernel, rows, shape, stages)
+            layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
+            program = lower(kernel.derivation, layout)
+            made = _form(program, rows, kernel.machine.limits.shared_per_block, stages)
+            if isinstance(made, str):
+                reason = made
+            else:
+                fitting.append(made)
+    return tuple(fitting) or reason
+
+
+def _row_axis(program: Program) -> str | None:
+    """Return the grouped axis that every contraction's result has first, but for those that sum it."""
+    firsts = {dot.tile.dims[0] for dot in _dots(program) if dot.tile.name not in _added(program)}
+    axes = program.dim(firsts.pop()).axes if len(firsts) == 1 else ()
+    grouped = [axis for axis in axes if program.axis(axis).role is AxisRole.GROUP]
+    return grouped[0] if len(axes) == len(grouped) == 1 else None
+
+
+def _form(program: Program, rows: str, shared_limit: int, stages: int) -> Specialised | str:
+    """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
+    joined = _one_walk(join_bounds(program))
+    if isinstance(joined, str):
+        return joined
+    reason = find_obstacle(_without_parts(joined), rows) or _part_obstacle(joined, rows)
+    if reason is not None:
+        return reason
+    made = _Adding(joined, rows, stages).run(shared_limit)
+    if made.shared_bytes + BARRIER_BYTES > shared_limit:
+        return f"the rings take {made.shared_bytes} bytes of shared memory"
+    words = tile_registers(_without_parts(_hot(joined)), _CONSUMERS, together=True)
+    words += _label_registers(joined)
+    if words + _BESIDE_TILES > made.registers[0]:
+        return f"the tiles of a consumer take {words} registers a thread"
+    return made
+
+
+def _hot(program: Program) -> Program:
+    """Return the program without the one loop that masks, if what walks the rest knows no positions.
+
+    What spills in the few chunks that are masked is worth that all are longer: causal attention at heads of
+    64 is a tenth faster so. Positions in every chunk, as of a bias by distance, spill in every chunk.
+    """
+    masking = _masking(_loops(program))
+    rest = [loop for loop in _loops(program) if loop not in masking]
+    placed = {op.axis for loop in rest for op in loop.body if isinstance(op, Positions)}
+    if len(masking) != 1 or not rest or any(loop.axis in placed for loop in rest):
+        return program
+    return replace(program, operations=tuple(op for op in program.operations if op not in masking))
+
+
+def _masking(loops: Sequence[Loop]) -> list[Loop]:
+    """Return the loops whose chunks a mask cuts."""
+    return [
+        loop
+        for loop in loops
+        if any(tile.kind is Kind.BOOL and len(tile.dims) > 1 for tile in tiles_of(loop.body))
+    ]
+
+
+def _label_registers(program: Program) -> int:
+    """Return the registers of whole numbers along a chunk, which a mask tests: four lanes hold all."""
+    labels = [
+        sum(
+            extent(op.tile.dims, program)
+            for op in loop.body
+            if isinstance(op, Load) and op.tile.kind is Kind.INT and len(op.tile.dims) == 1
+        )
+        for loop in _loops(program)
+    ]
+    return max(labels) // 4
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def _loops(program: Program) -> list[Loop]:
+    return [op for op in program.operations if isinstance(op, Loop)]
+
+
+def _dots(program: Program) -> Iterator[Dot]:
+    return (op for loop in _loops(program) for op in loop.body if isinstance(op, Dot))
+
+
+def _added(program: Program) -> frozenset[str]:
+    """Return the tiles that are added to outputs."""
+    stores = (op for loop in _loops(program) for op in loop.body if isinstance(op, Store))
+    return frozenset(op.source for op in stores if op.adds and isinstance(op.source, str))
+
+
+def _one_walk(program: Program) -> Program | str:
+    """Return the program with its stream walked once, in steps that issue first what they can.
+
+    The copy engine reads zero past an end and adds nothing there: loops that differ in no more are one.
+    """
+    places = [i for i, op in enumerate(program.operations) if isinstance(op, Loop)]
+    loops = _loops(program)
+    if not loops or places != list(range(places[0], places[0] + len(places))):
+        return "the stream is walked more than once"
+    if any(isinstance(op, Loop) for loop in loops for op in loop.body):
+        return "a step walks a loop of its own"
+    merged: list[Loop] = []
+    for loop in loops:
+        if merged and _unmasked(merged[-1].body) == _unmasked(loop.body):
+            merged[-1] = replace(loop, start=merged[-1].start, region=Region.PARTIAL)
+        else:
+            merged.append(loop)
+    walked = (replace(loop, body=_early_first(loop.body)) for loop in merged)
+    before, after = program.operations[: places[0]], program.operations[places[-1] + 1 :]
+    kept = (*walked, *after)
+    for op in reversed(before):
+        if not isinstance(op, Compute) or _is_read(op.tile.name, kept):
+            kept = (op, *kept)
+    return replace(program, operations=kept)
+
+
+def _is_read(name: str, operations: tuple[Operation, ...]) -> bool:
+    return any(name in reads(op) for op in walk(operations))
+
+
+def _unmasked(body: Sequence[Operation]) -> list[Operation]:
+    return [replace(op, masked=()) if isinstance(op, Load | Store) else op for op in body]
+
+
+def _early_first(body: Sequence[Operation]) -> tuple[Operation, ...]:
+    """Move the contractions of what a step loads to its start, in their order."""
+    shared = {op.tile.name for op in body if isinstance(op, Load) and op.buffer is not None}
+    made = {tile.name for tile in tiles_of(tuple(body))} - shared
+    early = [
+        op
+        for op in body
+        if (isinstance(op, Load) and op.tile.name in shared)
+        or (isinstance(op, Dot) and op.accumulator is None and not made & {op.left, op.right})
+    ]
+    return (*early, *(op for op in body if op not in early))
+
+
+def _without_parts(program: Program) -> Program:
+    """Return the program without what it adds to outputs."""
+    added = _added(program)
+
+    def kept(op: Operation) -> bool:
+        is_part = isinstance(op, Dot) and op.tile.name in added
+        return not is_part and not (isinstance(op, Store) and op.adds)
+
+    operations = (
+        replace(op, body=tuple(filter(kept, op.body))) if isinstance(op, Loop) else op
+        for op in program.operations
+    )
+    return replace(program, operations=tuple(operations))
+
+
+def _part_obstacle(program: Program, rows: str) -> str | None:
+    """Return what of the parts this form has no way to do."""
+    shared, added = shared_tiles(program), _added(program)
+    for loop in _loops(program):
+        for store in (op for op in loop.body if isinstance(op, Store)):
+            if not store.adds:
+                return "a step stores"
+            if not _has_box(program, store):
+                return f"`{store.array}` has no box that the copy engine could add to"
+        parts = [op for op in loop.body if isinstance(op, Dot) and op.tile.name in added]
+        if {op.tile.name for op in parts} != added:
+            return "a part of a sum is no contraction"
+        computed = {tile.name: tile for tile in tiles_of(loop.body) if tile.level != "shared"}
+        for dot in parts:
+            left, right = computed.get(dot.left), shared.get(dot.right)
+            if dot.over != rows or left is None or left.dims != (rows, dot.tile.dims[0]):
+                return f"a part does not sum what is computed over `{rows}`"
+            if right is None or right.dims[:1] != (rows,) or right.storage != dot.operand_type:
+                return f"a part's other side is not `{rows}` by columns, as they lie in memory"
+            if dot.operand_type not in OPERANDS or program.dim(dot.tile.dims[0]).extent % ROWS:
+                return "a part is no contraction of warpgroups"
+    return None
+
+
+def _has_box(program: Program, store: Store) -> bool:
+    """Return whether a consumer's columns of a part are a box whose rows the copy engine can add."""
+    array = program.array(store.array)
+    tiles = [program.axis(axis) for axis in array.axes]
+    dims = tuple(tile.dim for tile in tiles if tile.dim is not None)
+    if dims != store.source_dims or len(dims) != 2 or len(tiles) > MAX_DESCRIPTOR_RANK:
+        return False
+    width = tiles[-1].tile * TYPE_BYTES[array.dtype] // _CONSUMERS
+    return tiles[-1].size == tiles[-1].tile and width % _LEAST_ROW == 0 and array.dtype == "fp32"
+
+
+# --- the form -------------------------------------------------------------------------------------
+
+
+class _Adding(Maker):
+    """Puts the parts of the form together: as `Maker`, but for sums over the rows of all consumers."""
+
+    def __init__(self, program: Program, rows: str, stages: int) -> None:
+        super().__init__(program, rows, _CONSUMERS, stages)
+        added = _added(program)
+        self.dots = [op for op in self.loops[-1].body if isinstance(op, Dot)]
+        self.parts = [dot for dot in self.dots if dot.tile.name in added]
+        self.whole = {dot.right for dot in self.parts}  # their rows are those of all consumers
+
+    def run(self, shared_limit: int) -> Specialised:
+        """Put the parts together; what is turned has a ring of its own, or one slot, as there is room."""
+        if len(_masking(self.loops)) > 1:  # it was not measured whether either pays there
+            return self._with_slots(1, shared_limit)
+        made = self._with_slots(self.stages if self._is_long() else 1, shared_limit)
+        if made.shared_bytes + BARRIER_BYTES > shared_limit:
+            made = self._with_slots(1, shared_limit)
+        return with_contraction_ahead(made)
+
+    def _is_long(self) -> bool:
+        """Tell whether a chunk is as long as a block of rows: naming slots spills in shorter ones."""
+        return all(
+            self.program.dim(dot.tile.dims[0]).extent >= _CONSUMERS * ROWS for dot in self.parts
+        )
+
+    def _with_slots(self, slots: int, shared_limit: int) -> Specialised:
+        turned = {dot.left: self._turned(dot, slots) for dot in self.parts}
+        room = sum(each.slots * each.slot_bytes for each in turned.values())
+        made = super().run(shared_limit - room)
+        # Whether handing groups out pays here too was not measured.
+        return replace(made, parts=tuple(turned.values()), dispatched=False)
+
+    def _turned(self, dot: Dot, slots: int) -> Part:
+        tiles = {tile.name: tile for tile in tiles_of(self.loops[-1].body)}
+        size = extent(tiles[dot.left].dims, self.program) * TYPE_BYTES[dot.operand_type]
+        arrays = tuple(
+            op.array
+            for op in self.loops[-1].body
+            if isinstance(op, Store) and op.source in {d.tile.name for d in self._taking(dot.left)}
+        )
+        return Part(replace(tiles[dot.left], storage=dot.operand_type), arrays, slots, size)
+
+    def _taking(self, name: str) -> list[Dot]:
+        return [dot for dot in self.parts if dot.left == name]
+
+    def _ring(self, name: str, load: Load) -> Ring:
+        ring = super()._ring(name, load)
+        if load.tile.name not in self.whole:
+            return ring
+        size = tile_bytes(load.tile, self.program)
+        return replace(ring, slots=1, slot_bytes=size, arrivals=_CONSUMERS, by_rows=False)
+
+    def _deepened(
+        self, rings: Sequence[Ring], staged: Sequence[Staged], shared_limit: int
+    ) -> tuple[Ring, ...]:
+        """Keep a group's slots as they are: their places are constants, which take no registers."""
+        return tuple(rings)
+
+    def _staged(self, rings: Sequence[Ring], shared_limit: int) -> tuple[Staged, ...]:
+        added = [op for op in self.loops[-1].body if isinstance(op, Store)]
+        parts = tuple(Staged(op, None, self._store_bytes(op)) for op in added)
+        room = sum(self.consumers * each.slot_bytes for each in parts)
+        return (*parts, *super()._staged(rings, shared_limit - room))
+
+    def _chunks(
+        self, loop: Loop, slots: dict[str, Slot], carried: set[str], *, is_single: bool
+    ) -> Chunks:
+        streamed = [op.tile.name for op in loop.body if self._is_streamed(op)]
+        seen = {name: slots[name] for name in streamed}
+        late = read_late(with_barriers(loop.body, seen, frozenset()))
+        steps = finished_apart(late, {slot: name for name, slot in seen.items()})
+        tiles = {tile.name: tile for tile in tiles_of(loop.body)}
+        return Chunks(loop, tuple(with_shares(steps, tiles)), False)

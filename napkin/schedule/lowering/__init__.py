@@ -1,0 +1,1 @@
+"""From a derivation and its tiles to the loop program."""

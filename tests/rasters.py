@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from copy import deepcopy
+from math import floor
 from xml.etree import ElementTree
 
 import numpy as np
@@ -44,14 +45,20 @@ def meetings_of_texts(picture: str) -> list[tuple[int, int]]:
 
 
 def texts_cut_off(picture: str) -> bool:
-    """Return whether some text reaches past the canvas: more is dark on a larger one."""
+    """Return whether some text reaches past the canvas: something is dark outside it on a larger one."""
+    margin = 100.0
     root = _only_text(ElementTree.fromstring(picture.encode()))
-    inside = _paint(root).sum()
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
-    root.set("viewBox", f"-100 -100 {width + 200} {height + 200}")
-    root.set("width", str(width + 200))
-    root.set("height", str(height + 200))
-    return bool(abs(_paint(root).sum() - inside) > 2.0)
+    root.set("viewBox", f"{-margin} {-margin} {width + 2 * margin} {height + 2 * margin}")
+    root.set("width", str(width + 2 * margin))
+    root.set("height", str(height + 2 * margin))
+    painted = _paint(root)
+    top, left = (
+        floor(margin * pixels / (size + 2 * margin))
+        for pixels, size in zip(painted.shape, (height, width), strict=True)
+    )
+    inside = painted[top : painted.shape[0] - top, left : painted.shape[1] - left]
+    return bool(painted.sum() - inside.sum() > 2.0)
 
 
 def _only_text(root: ElementTree.Element) -> ElementTree.Element:

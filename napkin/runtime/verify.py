@@ -198,7 +198,7 @@ def _form(plan: Plan, runs: Plan, device: torch.device) -> str:
 def _in_numpy(
     plan: Plan,
     arguments: Mapping[str, Value],
-    lengths: Mapping[str, int],
+    lengths: dict[str, int],
     wanted: Sequence[torch.Tensor],
 ) -> list[OutputCheck]:
     """Run the Programs of a plan's forms by NumPy, which rounds nothing."""
@@ -214,7 +214,7 @@ def _in_numpy(
         for kernel in plan.kernels:
             read = {each.name: made[each.name] for each in kernel.printed.arrays}
             needed = {name: scalars[name] for name, _ in kernel.printed.scalars}
-            made |= execute(kernel.printed, read, needed, lengths).outputs
+            made |= execute(kernel.printed, read, needed, plan.segments | lengths).outputs
     return [
         compare(
             f"{output.name}, by the {which} program in NumPy",

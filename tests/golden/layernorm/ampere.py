@@ -140,7 +140,7 @@ def layernorm_kernel(
         l2 = l2_new
 
     t2 = l * t18
-    t6 = tl.rsqrt((l3 * t18) + 1e-05)
+    t7 = tl.rsqrt((l3 * t18) + 1e-05)
 
     # stream d: chunks that a mask or the end cuts
     for d_start in tl.range(0, size_d, BLOCK_D, num_stages=1):
@@ -154,7 +154,7 @@ def layernorm_kernel(
         g2 = tl.load(g_tile, mask=((d_start + lane_d) < size_d), other=0)
         c_tile = c_ptr + tl.cast(d_start, tl.int64) * c_stride_d + lane_d * c_stride_d
         c2 = tl.load(c_tile, mask=((d_start + lane_d) < size_d), other=0)
-        y = ((x.to(tl.float32) - t2) * (g2 * t6)) + c2
+        y = (((x.to(tl.float32) - t2) * g2) * t7) + c2
         Y_tile = (
             Y_ptr
             + tl.cast(t_start, tl.int64) * Y_stride_t + tl.cast(d_start, tl.int64) * Y_stride_d

@@ -75,9 +75,6 @@ class Layout:
         shared = {axis for dim in self.dims if len(dim.axes) > 1 for axis in dim.axes}
         return not shared & set(array.axes)
 
-    def _dim(self, axis: str) -> str | None:
-        return next(each.dim for each in self.axes if each.axis == axis)
-
 
 # --- contractions and what they say of the axes ---------------------------------------------------
 

@@ -13,25 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
-from napkin.schedule.count import extent
 from napkin.schedule.forms.adding import adding_forms
 from napkin.schedule.forms.shared_form import find_shared_form, has_shared_form
 from napkin.schedule.forms.specialise import may_spill, must_spill, specialise_in_shapes
-from napkin.schedule.liveness import reads, writes
-from napkin.schedule.program import Dot, Operation
 from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.tiling.kernel import Form, KernelPlan
 from napkin.schedule.timing.banding import in_best_order
 from napkin.schedule.timing.occupancy import blocks_per_unit
-from napkin.schedule.timing.predict import Prediction, average_steps, predict, predict_specialised
-from napkin.schedule.timing.predict_adding import ADDING_PARTS, predict_adding
+from napkin.schedule.timing.predict import average_steps, predict
+from napkin.schedule.timing.predict_adding import ADDING_PARTS
+from napkin.schedule.timing.predict_roles import is_of_several, predict_roles
 
 FASTER = "it is predicted to be faster than the plain loop"
 ADDS = "threads add more slowly than is predicted of the plain loop"
 BY_HAND = "its `on` block fixes the plain loop's tiles"
 _AS_FAST = 1.02  # nearer than predictions are to the truth (docs/model.md)
-# Columns of sums, and times as long as predicted: kernels of gradients at heads of 64 took 1.08 to 1.32.
-_NARROW, _SLOWER = 64, 1.2
 ASKED = "asked for in place of the warp-specialised form"
 ASKED_LOOP = "asked for in place of the loop that reads operands from shared memory"
 AS_FAST = "it was faster than Triton's own loop wherever both were timed"
@@ -111,7 +107,7 @@ def find_form(kernel: KernelPlan) -> Form | str:
     if first.warps.cuts and others and others[0].prediction.seconds <= first.prediction.seconds:
         first, *others = others  # a mask cuts more of taller tiles, and they may fill a wave less
     if not adds and may_spill(first.warps):
-        is_stuck = _is_of_several(first.warps) and must_spill(first.warps)
+        is_stuck = is_of_several(first.warps) and must_spill(first.warps)
         limit = inf if is_stuck else _AS_FAST * first.prediction.seconds
         fitting = [each for each in others if not may_spill(each.warps)]
         near = [each for each in fitting if each.prediction.seconds <= limit]
@@ -122,50 +118,4 @@ def find_form(kernel: KernelPlan) -> Form | str:
 
 
 def _predicted(kernel: KernelPlan, warps: Specialised) -> Form:
-    if warps.parts:
-        return Form(warps, predict_adding(warps, kernel.machine, dict(kernel.sizes)))
-    needs = (warps.consumers, warps.shared_bytes)
-    shares_slot = any(each.ring is not None for each in warps.staged)
-    sizes = dict(kernel.sizes)
-    said = predict_specialised(
-        warps.program,
-        kernel.machine,
-        sizes,
-        *needs,
-        shares_slot=shares_slot,
-        is_sliced=bool(warps.cuts),
-    )
-    is_slower = _is_of_several(warps) and _has_narrow_sums(warps)
-    return Form(warps, _with_narrow_sums(said) if is_slower else said)
-
-
-def _is_of_several(warps: Specialised) -> bool:
-    """Return whether a step's sum takes what is made of several contractions."""
-    body = _body(warps)
-    made_of: dict[str, frozenset[str]] = {}
-    for op in body:
-        name = writes(op)
-        if name is not None:
-            is_score = isinstance(op, Dot) and op.accumulator is None
-            read = (made_of.get(each, frozenset()) for each in reads(op))
-            made_of[name] = frozenset({name}) if is_score else frozenset().union(*read)
-    return any(len(made_of.get(dot.left, ())) > 1 for dot in _sums(body))
-
-
-def _has_narrow_sums(warps: Specialised) -> bool:
-    return all(extent(dot.tile.dims[1:], warps.program) <= _NARROW for dot in _sums(_body(warps)))
-
-
-def _body(warps: Specialised) -> tuple[Operation, ...]:
-    return next((each.loop.body for each in reversed(warps.chunks) if each.loop.body), ())
-
-
-def _sums(body: Sequence[Operation]) -> list[Dot]:
-    return [op for op in body if isinstance(op, Dot) and op.accumulator is not None]
-
-
-def _with_narrow_sums(said: Prediction) -> Prediction:
-    """Return the prediction of a step whose short contractions wait for one another."""
-    more = (_SLOWER - 1) * said.seconds
-    parts = (*said.parts, ("waiting for short contractions", more))
-    return replace(said, seconds=said.seconds + more, parts=parts)
+    return Form(warps, predict_roles(warps, kernel.machine, dict(kernel.sizes)))

@@ -69,10 +69,8 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
                 reason = made
             else:
                 found.append(_in_registers(made, kernel, shape))
-        if found:
-            fitting.append(
-                max(found, key=lambda each: len(each.staged))
-            )  # the deepest of those alike
+        if found:  # the deepest rings of those whose stores go alike
+            fitting.append(max(found, key=lambda each: len(each.staged)))
     return tuple(fitting) or reason
 
 

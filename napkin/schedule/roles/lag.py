@@ -35,9 +35,8 @@ from napkin.schedule.program import (
 from napkin.schedule.roles.degrees import is_the_same_scaled
 
 _LAG = 8.0  # in powers of two
-_MANY = (
-    2  # sums a score: at twice as many, as of 128 columns beside 64 positions, nothing was gained
-)
+# Sums a score: at twice as many, as of 128 columns beside 64 positions, nothing was gained.
+_MANY = 2
 
 Operations = tuple[Operation, ...]
 

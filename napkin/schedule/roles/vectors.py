@@ -16,7 +16,7 @@ from napkin.schedule.layout import (
 )
 from napkin.schedule.program import Load, Loop, Program
 
-_TYPES = ("bf16", "fp16", "fp32", "int8", "int32", "bool")
+_TYPES = ("bf16", "fp16", "fp32", "int32", "bool")
 
 
 def is_vector(load: Load, loop: Loop, program: Program) -> bool:

@@ -35,9 +35,8 @@ from napkin.schedule.timing.predict_adding import plain_adding_seconds
 
 SHARED_MEMORY, REGISTERS = "shared memory", "registers"  # what a block may lack
 
-_NEARLY_FULL = (
-    0.97  # of a thread's registers: the compiler may need more than is predicted, and spill
-)
+# Of a thread's registers: the compiler may need more than is predicted, and spill.
+_NEARLY_FULL = 0.97
 _MAY_SPILL = 1.1  # times as long: less is gained by such a plan than predictions err
 _ELEMENTS_A_REGISTER = 4  # of the narrowest type
 

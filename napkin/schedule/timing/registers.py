@@ -34,9 +34,8 @@ _COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
 _LOOKED_UP = 3  # where its row's place is looked up first: that as well
 _FROM_RINGS = 75  # beside sums, and fragments, of operands that warps take from rings: addresses
 _FEWEST = 30  # of a kernel without contractions
-_COPY_BESIDE_RESULTS = (
-    5  # where warpgroups hold results: its slot and what it is compared with as well
-)
+# Where warpgroups hold results: its slot and what it is compared with as well.
+_COPY_BESIDE_RESULTS = 5
 _ROWS_A_WARP = 16  # of a warpgroup contraction's result
 _WIDE_RESULT = 10  # more than 128 columns of a result whose left operand threads hold
 _GATHERED_SHARE = 0.75  # of a word for each element that is read at a computed position

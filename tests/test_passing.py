@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import random
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
-from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.schedule.roles.barriers import Await, PassTurn, Release, Slot, TakeTurn
-from tests.test_emit_triton import functions
-from tests.test_gluon_walks import LENGTHS, WIDTHS, joined, language, walks_of
-from tests.test_specialise import Fault, formed, kernel_of, simulate_apart, with_stages
+from tests.test_gluon_walks import check_walks
+from tests.test_specialise import Fault, formed, simulate_apart, with_stages
 
 HEAD = {"d": 256, "v": 256}
 
@@ -40,45 +36,9 @@ def test_others_walk_the_same_chunks(name: str, sizes: Mapping[str, int], loops:
     assert len(formed(name, **sizes).chunks) == loops
 
 
-def seen(name: str, rows: range, sizes: Mapping[str, int]) -> set[int]:
-    """Return the chunks of 64 positions that hold one which some of the rows sees."""
-    width = sizes["width"] if name == "window" else sizes["size_q"]
-    chunks: set[int] = set()
-    for row in rows[:: max(1, len(rows) - 1)]:
-        for at in range(max(0, row - width + 1), min(row, sizes["size_x"] - 1) + 1):
-            chunks.add(at // 64 * 64)
-    return chunks
-
-
 @pytest.mark.parametrize("name", ["causal", "window"])
 def test_every_consumer_walks_the_chunks_that_are_copied(name: str) -> None:
-    text = emit_gluon(plan_in_form(kernel_of(name, HEAD), formed(name, **HEAD)))
-    module = functions(ast.parse(text))
-    kept: list[ast.stmt] = []
-    for each in (module["_floordiv"], module[f"{name}_place"]):
-        each.decorator_list = []
-        kept.append(each)
-    fixed: dict[str, Any] = {"gl": language(), "BLOCK_Q": 128, "BLOCK_X": 64, "ROWS": 64}
-    fixed |= {"CONSUMERS": 2, "STAGES": 2, "turn": 0, "step": 0}
-    exec(compile(ast.Module(kept, []), name, "exec"), fixed)  # text of our own: plain arithmetic
-    draw = random.Random(1)
-    passed = []
-    for _ in range(40):
-        rows = draw.choice(LENGTHS)
-        sizes = {"size_b": 1, "size_h": 1, "size_q": rows, "width": draw.choice(WIDTHS)}
-        sizes["size_x"] = draw.choice((rows, rows, draw.randint(1, 1500)))
-        for group in range(-(-rows // 128)):
-            scope = fixed | sizes | {"_group": lambda turn, group=group: group}
-            copied = joined(walks_of(module[f"{name}_produce"], dict(scope)))
-            for consumer in range(2):
-                mine = dict(scope) | {"consumer": consumer}
-                walks = list(walks_of(module[f"{name}_consume"], mine))
-                assert joined(walks) == copied, (sizes, group, consumer)
-                own = range(mine["q_start"], min(mine["q_start"] + 64, rows))
-                contracted = joined(each for each in walks if each.contracts)
-                assert seen(name, own, sizes) <= set(contracted), (sizes, group, consumer)
-                passed.append(len(copied) - len(contracted))
-    assert max(passed) > 0
+    assert max(check_walks(name, HEAD, formed(name, **HEAD), 64)) > 0
 
 
 def shared_out(total: int, loops: int, draw: random.Random) -> list[int]:

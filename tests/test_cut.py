@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napkin.algebra.cut import cut, stored_types
+from napkin.algebra.cut import cut
 from napkin.algebra.derive import derive
+from napkin.algebra.stored import stored_types
 from napkin.diagram import Box, Diagram, Gather, Leaf, Reduce, print_diagram, topological, verify
 from napkin.evaluate import evaluate, open_dims
 from napkin.language import read

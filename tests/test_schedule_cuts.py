@@ -23,9 +23,9 @@ from napkin.evaluate import reference
 from napkin.language.errors import NapkinError
 from napkin.machine import load_machine
 from napkin.schedule.execute import execute
-from napkin.schedule.planning import cuts
+from napkin.schedule.planning import pieces
 from napkin.schedule.planning.cost import cost_of
-from napkin.schedule.planning.cuts import LAUNCH_S
+from napkin.schedule.planning.pieces import LAUNCH_S
 from napkin.schedule.planning.plan import KernelPlan, Plan, make_plan
 from napkin.schedule.planning.points import cut_points
 from napkin.schedule.program import Load, Loop, walk
@@ -193,13 +193,13 @@ def test_layers_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch)
     planned_pieces: list[str] = []
 
     def counted(
-        piece: Diagram, derivation: Derivation, setting: cuts.Setting
-    ) -> KernelPlan | cuts.Refused:
+        piece: Diagram, derivation: Derivation, setting: pieces.Setting
+    ) -> KernelPlan | pieces.Refused:
         planned_pieces.append(piece.name)
         return plan_piece(piece, derivation, setting)
 
-    plan_piece = cuts._plan_piece
-    monkeypatch.setattr(cuts, "_plan_piece", counted)
+    plan_piece = pieces.plan_piece
+    monkeypatch.setattr(pieces, "plan_piece", counted)
     plan = plan_of(layers(5))
     assert [each.name for each in plan.kept] == ["H1", "H2", "H3", "H4"]
     five = len(planned_pieces)

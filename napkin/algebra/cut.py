@@ -13,13 +13,14 @@ Deliberately absent: which boxes to keep, which is a machine's matter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from napkin.algebra.naming import diagram_names, fresh_name
 from napkin.algebra.picks import without_picks
+from napkin.algebra.stored import memory_order, stored_types
 from napkin.diagram import (
-    STORAGE_BYTES,
     Argument,
     Box,
     Diagram,
@@ -29,7 +30,6 @@ from napkin.diagram import (
     Input,
     Leaf,
     Output,
-    Pointwise,
     Reduce,
     implied_sizes,
     operands_of,
@@ -38,13 +38,8 @@ from napkin.diagram import (
     verify,
 )
 from napkin.language.source import NOWHERE, Span
-from napkin.operators import Kind
 
 _ADDED_TYPE = "fp32"  # of sums that are added up in memory
-_AS_COMPUTED, _AS_ROUNDED = (
-    "as computed",
-    "as rounded",
-)  # how a reader takes a box that it does not round
 _LONGEST_NAME = 60  # of a diagram or an array, so that a number still fits behind it
 
 
@@ -64,101 +59,7 @@ def cut(
 
     Raises ValueError if two pieces would each wait for the other.
     """
-    return _Cutter(diagram, kept, types, together, added or {}).pieces()
-
-
-def stored_types(diagram: Diagram, types: Mapping[str, str]) -> dict[int, str]:
-    """Return, for every box, the type in which keeping it costs no result its precision.
-
-    A contraction rounds what it multiplies to the type of its operands; it may be stored so, and other sums
-    of products then multiply the very numbers that the contraction does: what they give is as far off as
-    it is, and where one is taken from the other the rounding is the same on both sides. All else is kept as
-    it is computed: fp32, int32, bool.
-    """
-    boxes = diagram.boxes
-    needed = topological(boxes, [each.box for each in diagram.outputs])
-    wanted: dict[int, set[str]] = {each: set() for each in needed}
-    for each in needed:
-        for operand in operands_of(boxes[each]):
-            wanted[operand].add(_rounds(boxes, boxes[each], types) or _multiplies(boxes[each]))
-    plain = {Kind.FLOAT: "fp32", Kind.INT: "int32", Kind.BOOL: "bool"}
-    found: dict[int, str] = {}
-    for each, ways in wanted.items():
-        rounded = ways - {_AS_ROUNDED}
-        alike = len(rounded) == 1 and _AS_COMPUTED not in rounded
-        found[each] = rounded.pop() if alike else plain[boxes[each].kind]
-    return found
-
-
-def _multiplies(box: Box) -> str:
-    """Return how a box that rounds nothing takes what it reads: a sum of products takes it rounded."""
-    is_product = isinstance(box, Reduce) and box.operator == "sum" and len(box.operands) > 1
-    return _AS_ROUNDED if is_product else _AS_COMPUTED
-
-
-def _rounds(boxes: Sequence[Box], box: Box, types: Mapping[str, str]) -> str | None:
-    """Return the type to which a contraction of two matrices rounds its operands, else None."""
-    if not isinstance(box, Reduce) or len(box.operands) != 2 or box.operator != "sum":
-        return None
-    left, right = (frozenset(boxes[each].axes) - set(box.over) for each in box.operands)
-    summed = all(set(boxes[each].axes) & set(box.over) for each in box.operands)
-    if not summed or not left - right or not right - left:
-        return None
-    direct = _input_types(boxes, box.operands, types)
-    found = direct or _input_types(boxes, topological(boxes, box.operands), types)
-    return min(found, key=lambda each: STORAGE_BYTES[each]) if found else None
-
-
-def _input_types(boxes: Sequence[Box], among: Iterable[int], types: Mapping[str, str]) -> list[str]:
-    """Return the storage types of the real arrays that the boxes are or read."""
-    found: list[str] = []
-    for each in among:
-        box = boxes[each]
-        source = boxes[box.array] if isinstance(box, Gather) else box
-        if isinstance(source, Input) and source.kind is Kind.FLOAT:
-            found += [types[source.name]] if types[source.name] in STORAGE_BYTES else []
-    return found
-
-
-def memory_order(boxes: Sequence[Box], readers: Iterable[int], each: int) -> tuple[str, ...]:
-    """Return a kept box's axes, outermost those that contractions take one at a time.
-
-    The matrices that they multiply then lie side by side, as hardware that copies tiles likes it, and so do
-    the values of rows that what is multiplied is made of elementwise. The axes of a matrix lie as they do in
-    an array of the same axes: as keys do, so do their gradients.
-    """
-    axes = next(
-        (
-            box.axes
-            for box in boxes
-            if isinstance(box, Input) and {*box.axes} == {*boxes[each].axes}
-        ),
-        boxes[each].axes,
-    )
-    batch = set(axes)
-    for box in _made_elementwise(boxes, readers):
-        if not isinstance(box, Reduce) or len(box.operands) < 2:
-            return axes
-        for operand in box.operands:
-            if boxes[operand].axes:  # a number is alike in every matrix
-                batch &= set(boxes[operand].axes) - set(box.over)
-    return tuple(sorted(axes, key=lambda axis: axis not in batch))
-
-
-def _made_elementwise(boxes: Sequence[Box], readers: Iterable[int]) -> list[Box]:
-    """Return the readers, in the stead of one that is elementwise those that read what it makes."""
-    found: list[Box] = []
-    pending, seen = list(readers), set[int]()
-    while pending:
-        each = pending.pop()
-        if each in seen:
-            continue
-        seen.add(each)
-        if isinstance(boxes[each], Pointwise):
-            pending += [place for place, box in enumerate(boxes) if each in operands_of(box)]
-        else:
-            found.append(boxes[each])
-    return found
+    return Cutter(diagram, types).pieces(kept, together, added or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,51 +72,128 @@ class _Kept:
     is_output: bool
 
 
-class _Cutter:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a piece is, but for names: the kept boxes that it gives and those that it reads.
+
+    `rest` are the outputs of a piece that gives no kept box. `added` are those of its boxes that are sums of
+    parts, with their axes. A part that `is_whole` is all of the diagram.
+    """
+
+    own: frozenset[int]
+    read: frozenset[int]
+    rest: tuple[str, ...]
+    added: frozenset[tuple[int, tuple[str, ...]]]
+    is_whole: bool
+
+
+class Cutter:
+    """A diagram that is cut in many ways: what no cut changes is found once, and parts have one piece."""
+
+    def __init__(self, diagram: Diagram, types: Mapping[str, str]) -> None:
+        self.diagram = diagram
+        self.types = types
+        self.needed = topological(diagram.boxes, [each.box for each in diagram.outputs])
+        self.readers: dict[int, list[int]] = {}
+        for each in self.needed:
+            for operand in operands_of(diagram.boxes[each]):
+                self.readers.setdefault(operand, []).append(each)
+        self.stored = stored_types(diagram, types)
+        self.given_by = {each.name for each in diagram.outputs}
+        own = {*diagram.names, *diagram.axes, diagram.name}
+        self.taken = own | {each.name for each in diagram.arguments} | self.given_by
+        self.own_names = diagram_names(diagram)
+        self.lengths = _lengths(diagram)
+
+    def pieces(
+        self,
+        kept: Collection[int],
+        together: Collection[Collection[int]],
+        added: Mapping[int, tuple[str, ...]],
+    ) -> tuple[Diagram, ...]:
+        """Return the pieces of a cut, as `cut` does."""
+        return _Cut(self, kept, together, added).pieces()
+
+    def parts(
+        self,
+        kept: Collection[int],
+        together: Collection[Collection[int]],
+        added: Mapping[int, tuple[str, ...]],
+    ) -> tuple[Part, ...]:
+        """Return what the pieces of a cut are, in order; those of many cuts share parts.
+
+        Raises ValueError if two pieces would each wait for the other.
+        """
+        return _Cut(self, kept, together, added).parts()
+
+    def piece(self, part: Part) -> Diagram:
+        """Return a part as a diagram; its arrays may have other names than in a cut."""
+        return _Cut(self, part.own | part.read, (part.own,), dict(part.added)).piece(part)
+
+
+class _Cut:
     def __init__(
         self,
-        diagram: Diagram,
+        cutter: Cutter,
         kept: Collection[int],
-        types: Mapping[str, str],
         together: Collection[Collection[int]],
         added: Mapping[int, tuple[str, ...]],
     ) -> None:
-        self.diagram = diagram
-        self.boxes = diagram.boxes
-        needed = topological(self.boxes, [each.box for each in diagram.outputs])
+        self.cutter = cutter
+        self.diagram, self.types = cutter.diagram, cutter.types
+        self.boxes = cutter.diagram.boxes
         self.kept = [
-            each for each in needed if each in kept and not isinstance(self.boxes[each], Leaf)
+            each
+            for each in cutter.needed
+            if each in kept and not isinstance(self.boxes[each], Leaf)
         ]
-        self.readers: dict[int, list[int]] = {}
-        for each in needed:
-            for operand in operands_of(self.boxes[each]):
-                self.readers.setdefault(operand, []).append(each)
         self.together = [frozenset(each) for each in together]
         self.added = added
-        self.types = types
-        self.stored = stored_types(diagram, types)
-        self.taken = {*diagram.names, *diagram.axes, diagram.name}
-        self.given_by = {each.name for each in diagram.outputs}
-        self.taken |= {each.name for each in diagram.arguments} | self.given_by
-        self.own_names = diagram_names(diagram)
-        self.arrays = {each: self._array(each) for each in self.kept}
-        self.lengths = _lengths(diagram)
+        self.taken = set(cutter.taken)
+
+    @cached_property
+    def arrays(self) -> dict[int, _Kept]:
+        """The kept boxes as arrays."""
+        return {each: self._array(each) for each in self.kept}
+
+    def parts(self) -> tuple[Part, ...]:
+        """Return what the pieces are, in order."""
+        kept, groups = frozenset(self.kept), self._groups()
+        rest = [each for each in self.diagram.outputs if not self._is_given(each)]
+        is_whole = len(groups) + bool(rest) == 1
+        roots: list[tuple[frozenset[int], list[int], tuple[str, ...]]]
+        roots = [(own, sorted(own), ()) for own in groups]
+        if rest:
+            names = tuple(each.name for each in rest)
+            roots.append((frozenset(), [each.box for each in rest], names))
+        found: list[Part] = []
+        for own, first, names in roots:
+            read = kept.intersection(self._reached(first, own)) - own
+            added = {(each, axes) for each, axes in self.added.items() if each in own | read}
+            found.append(Part(own, read, names, frozenset(added), is_whole))
+        return tuple(found)
+
+    def piece(self, part: Part) -> Diagram:
+        """Return the piece that a part is."""
+        return self._whole() if part.is_whole else verify(self._of_part(part))
+
+    def _of_part(self, part: Part) -> Diagram:
+        outputs = [each for each in self.diagram.outputs if each.name in part.rest]
+        if not part.rest:
+            outputs = [output for each in sorted(part.own) for output in self._outputs(each)]
+        return without_picks(self._piece(outputs, part.own))
+
+    def _whole(self) -> Diagram:
+        outputs = self.diagram.outputs
+        marked = (replace(each, added=self.added.get(each.box, ())) for each in outputs)
+        return verify(replace(self.diagram, outputs=tuple(marked)))
 
     def pieces(self) -> tuple[Diagram, ...]:
         """Return a piece for every kept box, then one for the outputs that none of them gives."""
-        rest = [each for each in self.diagram.outputs if not self._is_given(each)]
-        made = [
-            without_picks(
-                self._piece([output for each in sorted(own) for output in self._outputs(each)], own)
-            )
-            for own in self._groups()
-        ]
-        if rest:
-            made.append(without_picks(self._piece(rest, frozenset())))
-        if len(made) == 1:
-            outputs = self.diagram.outputs
-            marked = (replace(each, added=self.added.get(each.box, ())) for each in outputs)
-            return (verify(replace(self.diagram, outputs=tuple(marked))),)
+        parts = self.parts()
+        if len(parts) == 1:
+            return (self._whole(),)
+        made = [self._of_part(each) for each in parts]
         stem = self.diagram.name[:_LONGEST_NAME]
         names = (fresh_name(f"{stem}_{number}", self.taken) for number in range(1, len(made) + 1))
         return tuple(
@@ -225,7 +203,7 @@ class _Cutter:
     def _is_given(self, output: Output) -> bool:
         """Return whether the piece that gives an output's box gives the output: a sum of parts is in fp32."""
         is_cast = output.box in self.added and self.types[output.name] != _ADDED_TYPE
-        return output.box in self.arrays and not is_cast
+        return output.box in self.kept and not is_cast
 
     def _groups(self) -> list[frozenset[int]]:
         """Return the kept boxes by the piece that gives them, each piece after those that it reads."""
@@ -250,17 +228,19 @@ class _Cutter:
     # --- kept arrays ------------------------------------------------------------------------------
 
     def _array(self, each: int) -> _Kept:
-        dtype = _ADDED_TYPE if each in self.added else self.stored[each]
+        dtype = _ADDED_TYPE if each in self.added else self.cutter.stored[each]
         for output in self.diagram.outputs:
             if output.box == each and self.types[output.name] == dtype:
                 return _Kept(output.name, output.dims, dtype, is_output=True)
-        dims = tuple((axis,) for axis in memory_order(self.boxes, self.readers.get(each, ()), each))
+        dims = tuple(
+            (axis,) for axis in memory_order(self.boxes, self.cutter.readers.get(each, ()), each)
+        )
         return _Kept(self._name(each), dims, dtype, is_output=False)
 
     def _name(self, each: int) -> str:
         """Return the diagram's own name for a box if no output has it, else what the box computes."""
-        own = self.own_names.get(each)
-        if own is not None and own not in self.given_by:
+        own = self.cutter.own_names.get(each)
+        if own is not None and own not in self.cutter.given_by:
             return own
         box = self.boxes[each]
         if own is not None:
@@ -276,7 +256,7 @@ class _Cutter:
         own = [output for output in self.diagram.outputs if output.box == each]
         found = [output for output in own if self._is_given(output)]
         array = self.arrays[each]
-        if (each in self.readers or found != own) and not array.is_output:
+        if (each in self.cutter.readers or found != own) and not array.is_output:
             found.append(Output(array.name, array.dims, array.dtype, each, self._span(each)))
         added = self.added.get(each, ())
         return [replace(output, added=added) for output in found]
@@ -312,7 +292,9 @@ class _Cutter:
             spans=tuple(self._span(each) for each in origin),
             source=self.diagram.source,
         )
-        sizes = ((axis, self.lengths[axis]) for axis in piece.axes if axis in self.lengths)
+        sizes = (
+            (axis, self.cutter.lengths[axis]) for axis in piece.axes if axis in self.cutter.lengths
+        )
         return replace(piece, sizes=tuple(sizes))
 
     def _seen_as(self, each: int, own: frozenset[int], renamed: Mapping[int, Input]) -> Box | None:
@@ -348,7 +330,7 @@ class _Cutter:
         return sorted(needed)
 
     def _box_name(self, each: int, own: frozenset[int]) -> str:
-        is_array = each in self.arrays and (each not in own or each not in self.own_names)
+        is_array = each in self.arrays and (each not in own or each not in self.cutter.own_names)
         return self.arrays[each].name if is_array else self.diagram.names[each]
 
     def _span(self, each: int) -> Span:

@@ -24,6 +24,7 @@ from napkin.diagram import (
     Argument,
     Constant,
     Diagram,
+    Gather,
     Graph,
     Index,
     Input,
@@ -104,7 +105,7 @@ class _Segmenter:
                 for place in [i for i, one in enumerate(factors) if _is_cut(graph, one)] or [0]:
                     bare = factors[place]
                     factors[place] = graph.pointwise("where", inside, bare, unit)
-                    if each.operator != "sum":
+                    if each.operator != "sum" and not _is_gathered(graph, bare):
                         masked[bare] = factors[place]  # what reads it too needs no mask of its own
             # What does not vary along the stream is folded over nothing; masked, it varies.
             over = tuple(dict.fromkeys((*each.over, self.stream.axis)))
@@ -225,6 +226,11 @@ class _Segmenter:
     def _name(self, each: int, new: int) -> str:
         names = self.diagram.names
         return names[each] if each < len(names) else fresh_name(f"t{new}", self.taken)
+
+
+def _is_gathered(graph: Graph, each: int) -> bool:
+    """Return whether a box is an array that is read at computed positions, as only an argument can be."""
+    return any(isinstance(box, Gather) and box.array == each for box in graph.boxes)
 
 
 def _is_cut(graph: Graph, each: int) -> bool:

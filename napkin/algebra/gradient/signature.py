@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from napkin.algebra.cut import memory_order, stored_types
 from napkin.algebra.gradient.weights import Weighted
 from napkin.algebra.naming import diagram_names, fresh_name
+from napkin.algebra.stored import memory_order, stored_types
 from napkin.diagram import (
     SCALAR_TYPES,
     Argument,

@@ -7,6 +7,7 @@ looked at where it depends on positions alone, at evenly spread ones if there ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,6 +22,21 @@ Scalars = Mapping[str, float | int]
 _SAMPLES = 1 << 22  # positions at which a mask is looked at, over all of its axes
 
 
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """What a mask leaves of contractions with its axes: a fraction."""
+
+    axes: frozenset[str] = frozenset()
+    fraction: float = 1.0
+
+    def left(self, axes: frozenset[str], dense: int) -> int:
+        """Return the operations that are left of a contraction with these axes."""
+        return round(dense * self.fraction) if self.axes <= axes else dense
+
+
+NOTHING_MASKED = Masked()
+
+
 def contraction_flops(
     derivation: Derivation, sizes: Mapping[str, int], scalars: Scalars | None = None
 ) -> int:
@@ -28,15 +44,21 @@ def contraction_flops(
 
     Parts of a mask that are read from data, or from scalars that are not given, count as true.
     """
+    masked = left_by_mask(derivation, sizes, scalars)
+    return sum(
+        masked.left(axes, 2 * prod(sizes[axis] for axis in axes))
+        for axes in _contracted(derivation.diagram)
+    )
+
+
+def left_by_mask(
+    derivation: Derivation, sizes: Mapping[str, int], scalars: Scalars | None = None
+) -> Masked:
+    """Return what the mask of a derivation leaves of its contractions, as `contraction_flops` counts it."""
     masks = [_indexed_part(derivation, each, scalars or {}) for each in derivation.conditions]
     parts = masks[0] if masks else []
-    masked = {axis for each in parts for axis in derivation.graph[each].axes}
-    left = _fraction_true(derivation, parts, sizes, scalars or {})
-    total = 0.0
-    for axes in _contracted(derivation.diagram):
-        dense = 2 * prod(sizes[axis] for axis in axes)
-        total += dense * (left if masked <= axes else 1.0)
-    return round(total)
+    axes = frozenset(axis for each in parts for axis in derivation.graph[each].axes)
+    return Masked(axes, _fraction_true(derivation, parts, sizes, scalars or {}))
 
 
 def _contracted(diagram: Diagram) -> list[frozenset[str]]:

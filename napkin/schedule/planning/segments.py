@@ -14,7 +14,7 @@ from math import inf, prod
 from napkin.algebra.derive import Derivation, checked, sketch
 from napkin.algebra.segments import SEGMENT_MULTIPLE, Segmented, segment
 from napkin.diagram import Diagram, implied_sizes
-from napkin.schedule.planning.cuts import LAUNCH_S
+from napkin.schedule.planning.pieces import LAUNCH_S
 from napkin.schedule.tiling.kernel import KernelPlan, best_kernel
 
 _MOST = 64  # segments: their states are read by one kernel

@@ -42,6 +42,8 @@ def find_obstacle(program: Program, rows: str, *, by_copy_engine: bool = True) -
     dims = [dim for dim in program.dims if rows in dim.axes]
     if not dims or dims[0].axes != (rows,):
         return f"`{rows}` shares its tile's rows with another axis"
+    if any(isinstance(op, Dot) for op in _before_stream(program)):
+        return "a group contracts before its stream, where nothing waits for it"
     place = place_of(program)
     for op in walk(program.operations):
         if op in place:
@@ -56,6 +58,12 @@ def find_obstacle(program: Program, rows: str, *, by_copy_engine: bool = True) -
     if len(read) > 1:
         return "the loops of the stream read different arrays"
     return _use_obstacle(program) or _layout_obstacle(program, rows)
+
+
+def _before_stream(program: Program) -> tuple[Operation, ...]:
+    """Return what a group does before the first loop."""
+    places = [place for place, op in enumerate(program.operations) if isinstance(op, Loop)]
+    return program.operations[: places[0]] if places else ()
 
 
 def _streamed(loop: Loop) -> tuple[str, ...]:

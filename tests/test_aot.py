@@ -37,31 +37,18 @@ SPILLS = {
     ("gated_mlp_1", "ampere"): 960,  # two accumulators of 128 x 128, and the operands of both
     ("softcap", "ampere"): 16,
 }
-# Shared memory is what is predicted, to the byte, but for these: what is past the prediction.
-BESIDE = {
-    ("cross_entropy_merge", "hopper"): -504,  # a sum over two segments needs less between warps
-    ("document", "ampere"): 512,  # row terms go from one layout to another
-    ("paged_decode", "ampere"): 512,
-    ("mla", "hopper"): -2064,  # weights change hands where the queries did before
-    ("mla", "ampere"): -65536,  # one of two rings is not made
-}
-# Registers farther off than `NEAR`: the kernel takes more (its products are computed, and their
-# operands converted, while an accumulator is held) or fewer (ptxas holds one operand at a time).
+# Registers farther off than `NEAR`. Of those marked "room" ptxas spills 8 to 80 bytes if it is held to what
+# is predicted: where there is room, it takes more.
 NEAR, FEW = 0.10, 20
 REGISTERS_OFF = {
-    ("attention_block_1", "hopper"),  # 184 where 156 are predicted: a head beside its rows
+    ("attention_block_1", "hopper"),  # 184 where 156 are predicted: sums are scaled, then stored
     ("attention_block_2", "hopper"),
-    (
-        "attention_block_5",
-        "ampere",
-    ),  # 255 where 184 are predicted: heads are a loop in the stream's
+    ("attention_block_5", "ampere"),  # 255 where 184 are predicted: a loop over heads
     ("cross_entropy_segments", "hopper"),  # 191 where 221 are predicted
-    ("cross_entropy_segments", "ampere"),  # more: exponentials of all columns
-    ("decode_segments", "ampere"),  # 255 where 225 are predicted: copies by pointer of bundled rows
-    ("document", "hopper"),  # 194 where 152 are predicted: labels of both sides
-    ("document_hull", "hopper"),  # more: a chunk of positions is wide
-    ("document_hull", "ampere"),
-    ("mla", "ampere"),  # fewer
+    ("cross_entropy_segments", "ampere"),  # room: 255 where 219 are predicted
+    ("decode_segments", "ampere"),  # room: 255 where 225 are predicted
+    ("differential", "ampere"),  # room: 244 where 193 are predicted
+    ("mla", "ampere"),  # 185 where 244 are predicted: one operand at a time
 }
 
 
@@ -96,7 +83,7 @@ def check_resources(key: tuple[str, str], kernel: KernelPlan, found: Inspection)
     resources, said = found.resources, found.prediction
     assert resources.unwritten == ()
     assert resources.shared_bytes <= kernel.machine.limits.shared_per_block, str(found)
-    assert resources.shared_bytes == said.shared_bytes + BESIDE.get(key, 0), str(found)
+    assert resources.shared_bytes == said.shared_bytes, str(found)
     assert found.spills <= SPILLS.get(key, 0), str(found)
     if key not in REGISTERS_OFF:
         off = abs(resources.registers - said.registers)

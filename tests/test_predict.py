@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 
 from napkin.api import load, parse
 from napkin.machine import load_machine
-from napkin.schedule.tiling.kernel import KernelPlan, rank_kernels
+from napkin.schedule.forms.form import find_form
+from napkin.schedule.tiling.kernel import Form, KernelPlan, rank_kernels
 from napkin.schedule.timing.clocks import work_of
+from napkin.schedule.timing.code_length import fetch_clocks
 from napkin.schedule.timing.occupancy import blocks_per_unit, elements
-from napkin.schedule.timing.plain_loops import read_again, start_seconds
-from napkin.schedule.timing.predict import _norm, average_steps, predict
+from napkin.schedule.timing.plain_loops import (
+    CUT_WAIT,
+    own_bytes,
+    read_again,
+    rows_read,
+    start_seconds,
+)
+from napkin.schedule.timing.predict import REST, _norm, average_steps, predict
+from napkin.schedule.timing.predict_roles import without_moves
 from napkin.schedule.timing.traffic import dram_traffic
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -154,3 +163,70 @@ def test_pages_that_a_step_reads_first_leave_memory_idle() -> None:
         kernel.program, H200, dict(kernel.sizes), 10**6, {}
     ).bytes / H200.bandwidth("dram")
     assert kernel.prediction.seconds > 1.03 * memory
+
+
+# --- what was learned from whole grids ------------------------------------------------------------
+
+
+def form_of(name: str, sizes: dict[str, int]) -> tuple[KernelPlan, Form]:
+    kernel = ranked(name, sizes)[0]
+    form = find_form(kernel)
+    assert isinstance(form, Form)
+    return kernel, form
+
+
+def test_references_that_lag_move_their_sums_in_the_first_chunk_alone() -> None:
+    vectors = []
+    for head in (128, 256):
+        kernel, form = form_of("attention", {"d": head, "v": head})
+        program = form.warps.program
+        lean = without_moves(program)
+        steps = [average_steps(each, dict(kernel.sizes)) for each in (program, lean)]
+        works = [
+            work_of(each.operations, each, H200, walked, 8)
+            for each, walked in zip((program, lean), steps, strict=True)
+        ]
+        assert works[0].tensor == works[1].tensor
+        vectors.append(works[1].vector / works[0].vector)
+    assert vectors[0] == 1.0
+    assert vectors[1] < 0.8
+
+
+def test_rows_that_leave_through_their_slot_wait_for_the_next_rows_alone() -> None:
+    _, form = form_of("attention", {"d": 256, "v": 256})
+    program = form.warps.program
+    assert rows_read(program) == own_bytes(program) / 2  # as many bytes come in as go out
+
+
+def test_a_unit_fetches_code_again_that_is_longer_than_it_keeps() -> None:
+    for name, is_longer in (("attention", False), ("causal", False), ("fading", True)):
+        kernel, form = form_of(name, {})
+        steps = average_steps(form.warps.program, dict(kernel.sizes))
+        assert bool(fetch_clocks(form.warps.program, steps, 256)) is is_longer
+
+
+def test_nothing_is_fetched_ahead_of_a_step_that_stores() -> None:
+    text = """
+diagram weights(Q[b q d], K[b x d]) -> P[b q x]
+    S[b q x] = sum[d](Q * K)
+    P[b q x] = softmax[x](S)
+
+sizes b=64 q=4096 x=4096 d=128
+"""
+    diagram = parse(text)
+    sizes = dict(diagram.core.sizes)
+    kernel = rank_kernels(diagram.derive(), H200, sizes, "bf16").kernels[0]
+    tile = {each.axis: each.tile for each in kernel.program.axes}
+    groups = 64 * 4096 / tile["q"] / H200.units
+    waited = dict(kernel.prediction.parts)["waiting"]
+    assert (
+        waited * H200.clock > groups * 4096 / tile["x"] * CUT_WAIT / 4
+    )  # blocks that share a unit
+
+
+def test_a_short_kernel_has_power_saved_for_it() -> None:
+    for side in (4096, 16384):
+        (kernel,) = ranked("matmul", dict.fromkeys("mnk", side))[:1]
+        told = dict(kernel.prediction.parts)
+        assert ("waiting for power" in told) is (side == 16384)
+    assert kernel.prediction.seconds > 2 * side**3 / H200.sustained("bf16") - REST

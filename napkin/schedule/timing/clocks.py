@@ -79,7 +79,7 @@ def work_of(
 ) -> Work:
     """Return the work of operations, loops counted by the steps `walked`."""
     weighed = list(weigh(operations, walked, 1.0))
-    fused = _fused_products(operations)
+    fused = fused_products(operations)
     loaded = {op.tile.name for op, _ in weighed if isinstance(op, Load)}
     tensor, vector, moved, contracted, gathered, powered = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for op, times in weighed:
@@ -180,7 +180,7 @@ def vector_clocks(program: Program, op: Compute | Fold, machine: Machine) -> flo
 
 
 @remembered
-def _fused_products(operations: Sequence[Operation]) -> frozenset[int]:
+def fused_products(operations: Sequence[Operation]) -> frozenset[int]:
     """Return the products, by identity, that only a sum of the same tile takes: a multiply-add makes both."""
     found: set[int] = set()
     own = [op for op in operations if not isinstance(op, Loop)]
@@ -196,7 +196,7 @@ def _fused_products(operations: Sequence[Operation]) -> frozenset[int]:
             ]
             found |= {id(each) for each in alone[:1]}
     loops = [op for op in operations if isinstance(op, Loop)]
-    return frozenset(found).union(*(_fused_products(loop.body) for loop in loops))
+    return frozenset(found).union(*(fused_products(loop.body) for loop in loops))
 
 
 def gather_clocks(gathered: float) -> float:

@@ -32,6 +32,7 @@ _BARRIER, _ALIGNED = 8, 16  # bytes
 _FOLDED = 4  # bytes of a value that a warp folded
 _LANES, _VECTOR = 32, 16  # threads of a warp, and bytes that each moves at once
 _MET = 512  # bytes of a warp through which what it read meets a warpgroup's result
+_STAGES_OF_POSITIONS = 3  # from which on there is one for positions and one for what lies there
 FRAGMENT = 16  # rows (or columns) of an operand that mma.sync takes from registers at a time
 
 
@@ -41,8 +42,7 @@ def shared_bytes(program: Program, warps: int, *, wgmma: bool) -> int:
     Warpgroups contract what lies in shared memory. Warps hold operands in registers, so that a ring gives a
     slot back in the same step, and what was not loaded as they contract it passes through shared memory.
     """
-    by_group = _by_group(program, wgmma=wgmma)
-    rings = _ring_bytes(program, _deepest(program), by_group=by_group)
+    rings = _ring_bytes(program, _deepest(program), wgmma=wgmma)
     return rings + _bytes_beside_rings(program, warps, wgmma=wgmma)
 
 
@@ -60,7 +60,9 @@ def _bytes_beside_rings(program: Program, warps: int, *, wgmma: bool) -> int:
     changing += [_written_out(program, each, warps, by_group=by_group) for each in loops]
     total += max(changing, default=0)
     for each in program.operations:
-        if isinstance(each, Load) and each.tile.level == "shared":
+        # What the copy engine brings to warps they read at once, before there are rings.
+        is_read_at_once = isinstance(each, Load) and each.path is Path.DESCRIPTOR and not by_group
+        if isinstance(each, Load) and each.tile.level == "shared" and not is_read_at_once:
             total += elements(program, each.tile.dims) * TYPE_BYTES[each.tile.storage]
     if not dots:
         return total + max(_folded_bytes(program, warps), _copied_bytes(program, loops))
@@ -72,8 +74,8 @@ def _folded_bytes(program: Program, warps: int) -> int:
     """Return the bytes in which warps exchange what each of them folded: of a row, or along columns."""
     size = 0
     for op in (each for each in walk(program.operations) if isinstance(each, Fold)):
-        count = elements(program, op.tile.dims)
-        apart = min(warps, count * elements(program, op.over) // _LANES)
+        count, folded = elements(program, op.tile.dims), elements(program, op.over)
+        apart = min(warps, folded, count * folded // _LANES)
         if not op.tile.dims:
             size = max(size, _FOLDED * warps)
         elif _is_leading(program, op) and apart > 1:
@@ -112,22 +114,22 @@ def _gathered_bytes(program: Program, loop: Loop, warps: int, *, wgmma: bool) ->
     )
 
 
-@remembered_by(
-    lambda program, stages, *, by_group: (program.operations, program.dims, stages, by_group)
-)
-def _ring_bytes(program: Program, stages: int, *, by_group: bool) -> int:
+@remembered_by(lambda program, stages, *, wgmma: (program.operations, program.dims, stages, wgmma))
+def _ring_bytes(program: Program, stages: int, *, wgmma: bool) -> int:
     """Return the bytes of the rings that loops with contractions fill, and of their barriers."""
+    by_group = _by_group(program, wgmma=wgmma)
     rings: dict[str, int] = {}
-    barriers: dict[str, int] = {}
+    barriers: dict[str | int, int] = {}
     loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
     for loop in (each for each in loops if any(isinstance(op, Dot) for op in each.body)):
         contracted = _first_contracted(loop.body)
-        for op in (each for each in loop.body if isinstance(each, Load) and _has_ring(each)):
-            depth = _ring_depth(loop.body, op, stages, by_group=by_group)
+        places = {writes(op): place for place, op in enumerate(_contractions(loop.body))}
+        for op in _ringed(loop.body, stages, by_group=by_group):
+            depth = _ring_depth(loop.body, op, stages, by_group=by_group, wgmma=wgmma)
             size = elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
             rings[op.array] = max(rings.get(op.array, 0), depth * size)
             if op.path is Path.DESCRIPTOR:  # what one contraction awaits shares a barrier a slot
-                awaited = contracted.get(op.tile.name, op.tile.name)
+                awaited = places.get(contracted.get(op.tile.name), op.tile.name)
                 barriers[awaited] = max(barriers.get(awaited, 0), depth * _BARRIER)
     each_ring = sorted(barriers.values(), reverse=True)
     aligned = sum(-(-size // _ALIGNED) * _ALIGNED for size in each_ring[:-1])
@@ -139,8 +141,8 @@ def ring_depths(program: Program, *, wgmma: bool) -> dict[str, int]:
     by_group, stages = _by_group(program, wgmma=wgmma), _deepest(program)
     found: dict[str, int] = {}
     for loop in (op for op in walk(program.operations) if isinstance(op, Loop)):
-        for op in (each for each in loop.body if isinstance(each, Load) and _has_ring(each)):
-            depth = _ring_depth(loop.body, op, stages, by_group=by_group)
+        for op in _ringed(loop.body, stages, by_group=by_group):
+            depth = _ring_depth(loop.body, op, stages, by_group=by_group, wgmma=wgmma)
             found[op.array] = max(found.get(op.array, 0), depth)
     return found
 
@@ -156,22 +158,46 @@ def _deepest(program: Program) -> int:
     return max((buffer.stages for buffer in program.buffers), default=1)
 
 
-def _ring_depth(body: Sequence[Operation], load: Load, stages: int, *, by_group: bool) -> int:
+def _ring_depth(
+    body: Sequence[Operation], load: Load, stages: int, *, by_group: bool, wgmma: bool
+) -> int:
     """Return the slots of the ring that a step's load fills."""
-    if loaded_positions(body) & set(reads(load)):
+    if load.tile.name in _positions(body) or loaded_positions(body) & set(reads(load)):
         return 1
     if by_group and load.tile.name in _first_contracted(body):
         return stages
-    # What threads read gives its place back in the same step: a ring of one less, but where a second
-    # contraction still reads it when the next should arrive.
-    return max(stages - 1, min(_takers(body, load.tile.name), 2), 1)
+    # What threads read gives its place back in the same step: a ring of one less, but on Hopper where a
+    # second contraction still reads it when the next should arrive.
+    return max(stages - 1, min(_takers(body, load.tile.name), 2) if wgmma else 1, 1)
 
 
-def _has_ring(load: Load) -> bool:
-    """Return whether a step's load is issued ahead, into shared memory: matrices, and vectors of numbers."""
-    if not load.tile.dims or load.gathered[-1]:
-        return False
-    return len(load.tile.dims) > 1 or (load.tile.kind is Kind.FLOAT and not any(load.gathered))
+def _ringed(body: Sequence[Operation], stages: int, *, by_group: bool) -> list[Load]:
+    """Return the loads of a step that are issued ahead, into shared memory: matrices, and vectors.
+
+    Of vectors of whole numbers those alone that warps contract with; positions at which others are read
+    only where there is a stage for either.
+    """
+    loads = [op for op in body if isinstance(op, Load) and op.tile.dims]
+    positions = _positions(body)
+    found: list[Load] = []
+    for op in loads:
+        is_position = op.tile.name in positions
+        if len(op.tile.dims) > 1 or op.tile.kind is Kind.FLOAT:
+            has_ring = not op.gathered[-1] if len(op.tile.dims) > 1 else not any(op.gathered)
+        else:
+            has_ring = not by_group and (not is_position or stages >= _STAGES_OF_POSITIONS)
+        found += [op] if has_ring else []
+    return found
+
+
+@remembered
+def _positions(body: Sequence[Operation]) -> set[str]:
+    """Return the values of a step at which it reads others."""
+    return {name for op in body if isinstance(op, Load) for name in reads(op)}
+
+
+def _contractions(body: Sequence[Operation]) -> list[Dot]:
+    return [op for op in body if isinstance(op, Dot)]
 
 
 def _takers(body: Sequence[Operation], tile: str) -> int:

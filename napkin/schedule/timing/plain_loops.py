@@ -40,7 +40,9 @@ from napkin.schedule.trips import remainders
 _EXPOSED = (0.88, 0.5, 0.3)  # of vector work, by blocks that share a unit: 1, 2, 3 or more
 DEEP_STAGES = 3  # of a ring from which on it hides all that a deeper one hides
 _WAIT, _DEEP_WAIT = 200, 70  # clocks that a contraction waits for its operands, at 2 and 3 stages
-_CUT_WAIT = 1500  # clocks of a chunk that is cut: nothing is fetched ahead of it
+CUT_WAIT = (
+    1500  # clocks of a chunk that is cut, or a step that stores: nothing is fetched ahead of it
+)
 _GATHERED = 0.21  # clocks of an element read at a computed position, for each stage but the last
 _COPY_BYTES = 67  # a clock from L2 to a unit's shared memory
 
@@ -121,6 +123,16 @@ def own_bytes(program: Program) -> int:
     return count
 
 
+@remembered_by(lambda program: (program.operations, program.dims))
+def rows_read(program: Program) -> int:
+    """Return the bytes of tiles that a group loads outside its loops."""
+    return sum(
+        elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage]
+        for op in program.operations
+        if isinstance(op, Load) and len(op.tile.dims) > 1
+    )
+
+
 def _extent(program: Program, axis: str) -> int:
     each = program.axis(axis)
     return each.tile if each.dim is not None else 1
@@ -160,7 +172,19 @@ def _latency(
     # With three blocks on a unit the others' work hides the wait, whatever the ring's depth.
     clocks = (_DEEP_WAIT if stages >= DEEP_STAGES and blocks < 3 else _WAIT) * contracted
     clocks += 0.0 if stages >= DEEP_STAGES else _unhidden_copies(program, walked)
-    return clocks + _CUT_WAIT * sum(walked[id(op)] for op in cut_loops(program))
+    alone = {id(op) for op in cut_loops(program)} | _storing_loops(program)
+    return clocks + CUT_WAIT * sum(walked[each] for each in alone)
+
+
+def _storing_loops(program: Program) -> set[int]:
+    """Return the loops, by identity, whose steps contract and store: nothing is fetched ahead of them."""
+    return {
+        id(loop)
+        for loop in walk(program.operations)
+        if isinstance(loop, Loop)
+        and any(isinstance(op, Dot) for op in loop.body)
+        and any(isinstance(op, Store) and not op.adds for op in loop.body)
+    }
 
 
 def _awaited_steps(program: Program, walked: Mapping[int, float]) -> float:

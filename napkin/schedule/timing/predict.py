@@ -17,13 +17,14 @@ from napkin.machine import Machine
 from napkin.schedule.order import specialised_order
 from napkin.schedule.program import AxisRole, Loop, Program
 from napkin.schedule.timing.clocks import Work, gather_clocks, loops_of, operand_clocks, work_of
+from napkin.schedule.timing.code_length import fetch_clocks
 from napkin.schedule.timing.occupancy import blocks_per_unit, shared_bytes
 from napkin.schedule.timing.plain_loops import (
     cut_loops,
-    own_bytes,
     plain_clocks,
     read_again,
     reads_positions,
+    rows_read,
     start_seconds,
 )
 from napkin.schedule.timing.registers import registers_per_thread
@@ -39,6 +40,9 @@ _APART = 4  # the norm that joins memory's time and threads' where neither runs 
 _COLD = (
     3e-6  # seconds of a kernel with rings, whose first instructions and addresses come from memory
 )
+# Seconds before a kernel in which nothing contracts, as between runs that are timed one by one: power is an
+# average over longer times, and what a rest saves is there for the kernel.
+REST = 0.4e-3
 EVEN_WAVES = 4  # fewer waves than these end together: the last one counts whole
 
 
@@ -131,8 +135,9 @@ def predict_specialised(
     busy = {name: waves * each / machine.clock for name, each in clocks.items()}
     starting = machine.latency("load") + machine.latency("copy")
     if shares_slot:
-        starting += own_bytes(program) * machine.units / machine.bandwidth("dram")
-    busy["starting"] = waves * starting
+        starting += rows_read(program) * machine.units / machine.bandwidth("dram")
+    fetching = fetch_clocks(program, walked, machine.limits.threads_per_warp * 4 * consumers)
+    busy["starting"] = waves * (starting + fetching / machine.clock)
     threads = machine.limits.threads_per_warp * 4 * (consumers + 1)
     registers = (
         machine.limits.registers_per_block // threads // 8 * 8
@@ -157,7 +162,7 @@ def _bounded(
     groups = group_count(program, sizes)
     times = {
         "tensor and vector work": sum(busy.values()),
-        "power": groups * work.powered / (machine.units * machine.clock),
+        "power": groups * work.powered / (machine.units * machine.clock) - REST,
         "L2": groups * work.moved / machine.bandwidth("l2"),
     }
     times["DRAM"] = _memory_seconds(program, machine, sizes, together, max(times.values()))

@@ -11,7 +11,8 @@ from dataclasses import replace
 from napkin.machine import Machine
 from napkin.schedule.count import extent
 from napkin.schedule.liveness import reads, writes
-from napkin.schedule.program import Dot, Operation
+from napkin.schedule.program import Compute, Dot, Loop, Operation, Program
+from napkin.schedule.roles.lag import mostly_one
 from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.timing.predict import Prediction, predict_specialised
 from napkin.schedule.timing.predict_adding import predict_adding
@@ -25,7 +26,7 @@ def predict_roles(warps: Specialised, machine: Machine, sizes: Mapping[str, int]
     if warps.parts:
         return predict_adding(warps, machine, sizes)
     said = predict_specialised(
-        warps.program,
+        without_moves(warps.program),
         machine,
         sizes,
         warps.consumers,
@@ -35,6 +36,25 @@ def predict_roles(warps: Specialised, machine: Machine, sizes: Mapping[str, int]
     )
     is_slower = is_of_several(warps) and _has_narrow_sums(warps)
     return _with_narrow_sums(said) if is_slower else said
+
+
+def without_moves(program: Program) -> Program:
+    """Return the program without the products of its sums with factors that are mostly 1."""
+    rare = mostly_one(program)
+    if not rare:
+        return program
+    operations = tuple(
+        replace(op, body=tuple(each for each in op.body if not _moves_sums(each, rare)))
+        if isinstance(op, Loop)
+        else op
+        for op in program.operations
+    )
+    return replace(program, operations=operations)
+
+
+def _moves_sums(op: Operation, factors: frozenset[str]) -> bool:
+    is_matrix = isinstance(op, Compute) and len(op.tile.dims) > 1
+    return is_matrix and not factors.isdisjoint(reads(op))
 
 
 def is_of_several(warps: Specialised) -> bool:

@@ -17,6 +17,7 @@ from napkin.schedule.program import (
     Compute,
     Dot,
     Fill,
+    Fold,
     Load,
     Loop,
     Operation,
@@ -33,6 +34,7 @@ from napkin.schedule.timing.occupancy import FRAGMENT, elements
 _COPY_REGISTERS = 2  # of a 16-byte copy by a thread: its address
 _LOOKED_UP = 3  # where its row's place is looked up first: that as well
 _FROM_RINGS = 75  # beside sums, and fragments, of operands that warps take from rings: addresses
+_OF_ROWS = 16  # of one that only folds rows, beside what it holds of them
 _FEWEST = 30  # of a kernel without contractions
 # Where warpgroups hold results: its slot and what it is compared with as well.
 _COPY_BESIDE_RESULTS = 5
@@ -56,6 +58,8 @@ def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
     if from_shared and rows < _ROWS_A_WARP * warps:
         held += _shared_columns(program)
     widest = max(_body_words(program, op) for op in hot) if hot else _straight_words(program)
+    if from_shared:
+        widest += max((_labelled_words(program, op) for op in loops), default=0)
     vectors = max((_column_words(program, op) for op in loops), default=0)
     base = 28 + (_WIDE_RESULT if from_shared and columns > 128 and _computes_left(loops) else 0)
     if from_shared:
@@ -67,8 +71,48 @@ def registers_per_thread(program: Program, warps: int, *, wgmma: bool) -> int:
         base += _copy_registers(
             program, warps, _LOOKED_UP if _looks_up(program) else _COPY_REGISTERS
         )
-    needed = int((held + widest) / (32 * warps)) + vectors + base
-    return needed if dots else max(needed, _FEWEST)
+    if not dots:
+        held_rows = _row_words(program)
+        words, base = (held_rows, _OF_ROWS) if held_rows else (held + widest, base)
+        needed = int(words / (32 * warps)) + base
+        return max(needed, _FEWEST)
+    return int((held + widest) / (32 * warps)) + vectors + base
+
+
+def _row_words(program: Program) -> float:
+    """Return the words of a kernel that only folds rows and computes of them, 0 of any other.
+
+    A thread holds a chunk of numbers while it folds them, one for each fold that waits for no other, and
+    where a step reads several rows one of them as it was loaded: the rest passes by a few elements at a time.
+    """
+    tiles = [*tiles_of(program.operations)]
+    if any(len(tile.dims) > 1 for tile in tiles):
+        return 0.0
+    beside, folds = 0.0, 1
+    for loop in (op for op in walk(program.operations) if isinstance(op, Loop)):
+        loads = [op.tile for op in loop.body if isinstance(op, Load)]
+        words = [elements(program, each.dims) * TYPE_BYTES[each.storage] / 4 for each in loads]
+        beside = max(beside, min(words) if len(words) > 1 else 0.0)
+        folds = max(folds, _folds_at_once(loop.body))
+    chunks = folds + (1 if folds > 1 else 0)  # and of what they are made
+    return beside + chunks * max((elements(program, tile.dims) for tile in tiles), default=0)
+
+
+def _folds_at_once(body: Sequence[Operation]) -> int:
+    """Return the folds of a step that take what is made of its loads and of no other fold."""
+    loaded: set[str] = set()
+    folded: set[str] = set()
+    count = 0
+    for op in body:
+        name, read = writes(op) or "", set(reads(op))
+        waits = bool(read & folded)
+        if isinstance(op, Load) or read & loaded:
+            loaded.add(name)
+        if isinstance(op, Fold):
+            count += bool(read & loaded) and not waits
+        if isinstance(op, Fold) or waits:
+            folded.add(name)
+    return count
 
 
 def _shared_columns(program: Program) -> int:
@@ -160,6 +204,21 @@ def _apart(body: Sequence[Operation], results: Collection[tuple[str, ...]]) -> l
         elif isinstance(op, Compute) and op.tile.dims in results:
             found += [op] if op.tile.kind is Kind.FLOAT else []
     return found
+
+
+def _labelled_words(program: Program, loop: Loop) -> int:
+    """Return the words of a mask by labels of a chunk: it is made, and held, while warpgroups contract."""
+    labels = {
+        op.tile.name
+        for op in loop.body
+        if isinstance(op, Load) and op.tile.dims == (loop.axis,) and op.tile.kind is Kind.INT
+    }
+    masks = [
+        op.tile.dims
+        for op in loop.body
+        if isinstance(op, Compute) and op.tile.kind is Kind.BOOL and labels & set(reads(op))
+    ]
+    return max((elements(program, dims) * 3 // 2 for dims in masks), default=0)
 
 
 def _computes_left(loops: Sequence[Loop]) -> bool:

@@ -140,6 +140,7 @@ def contender(name: str, plan: Plan) -> Contender | None:
 
 def compile_ahead(case: Case) -> None:
     """Run a case once, so that its kernels lie in the compilers' caches."""
+    torch._dynamo.reset()
     plan = case.plan()
     diagram = plan.diagram
     sizes = axis_lengths(diagram, dict(plan.sizes))

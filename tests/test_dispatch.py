@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import heapq
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ import pytest
 from napkin.algebra.derive import derive
 from napkin.emit.module import emit_module
 from napkin.machine import load_machine
+from napkin.schedule.order import tile_order
 from napkin.schedule.planning.plan import make_plan
+from napkin.schedule.program import Band
 from tests.programs import example
 
 HANDED = ("place_buffer", "place_full", "place_empty")
@@ -111,7 +115,7 @@ def block(program: int, programs: int, groups: int, counter: Counter, noted: lis
     """Return the partitions of a block, each to be run by a thread of its own."""
     printed = functions("packed")
     slots: dict[int, int] = {}
-    full, empty = Indexed(1), Indexed(3)
+    full, empty = Indexed(1), Indexed(CONSUMERS + 1)
     chance = random.Random(program)
 
     def pause() -> None:
@@ -151,13 +155,14 @@ def block(program: int, programs: int, groups: int, counter: Counter, noted: lis
     names = {part.arg for part in printed["packed_dispatch"].args.args} - set(shared)
     dispatch = shared | dict.fromkeys(names)
     yield runner("dispatch", printed["packed_dispatch"].body, dispatch)
-    for reader in ("packed_produce", "packed_consume", "packed_consume"):
+    for consumer, reader in enumerate(("packed_consume",) * CONSUMERS + ("packed_produce",)):
         body = list(hands_over(ast.parse(ast.unparse(printed[reader])).body[0].body))  # type: ignore[attr-defined]
         seen: list[Any] = []
         noted.append(seen)
-        yield runner("read", body, shared | {"seen": seen})
+        yield runner("read", body, shared | {"seen": seen, "consumer": consumer})
 
 
+CONSUMERS = module("packed").count("            (\n                packed_consume,")
 NUMBERS = next(
     len(each.targets[0].elts)
     for each in ast.walk(functions("packed")["packed_dispatch"])
@@ -183,8 +188,8 @@ def test_every_group_is_handed_out_once_and_every_partition_gets_it(
     assert not any(each.is_alive() for each in threads), "it hangs"
     found: list[int] = []
     for program in range(programs):
-        produced, *consumed = noted[3 * program : 3 * program + 3]
-        assert all(each == produced for each in consumed)
+        produced, *others = noted[(CONSUMERS + 1) * program :][: CONSUMERS + 1]
+        assert all(each == produced for each in others)
         found += [row for _, _, row in produced]
     assert sorted(found) == list(range(groups))
 
@@ -203,3 +208,40 @@ def test_groups_are_handed_out_where_data_bound_their_streams(
 ) -> None:
     assert ("_hand_over(" in module(name)) is is_dispatched
     assert ("_rounds(" in module(name)) is not is_dispatched
+
+
+# --- the order of what is handed out ------------------------------------------------------------------
+
+SIZES = {"b": 4, "h": 16, "q": 4096, "x": 4096, "d": 128, "v": 128}
+BLOCKS, TILE, FIXED = 132, 128, 256  # a group takes as long as so many positions, whatever it walks
+
+
+def last_done(tiles: Sequence[tuple[int, int]], starts: Sequence[Sequence[int]]) -> float:
+    """Return when the last block is done, if groups of these batches and tiles are handed out in this order.
+
+    In units of what every block would take were they all done at once.
+    """
+    done = [0] * BLOCKS
+    for batch, tile in tiles:
+        seen = (tile + 1) * TILE - starts[batch][tile * TILE]
+        heapq.heapreplace(done, done[0] + FIXED + seen)
+    return max(done) * BLOCKS / sum(done)
+
+
+@pytest.mark.parametrize("name", ["packed", "document"])
+def test_groups_whose_streams_data_bound_are_handed_out_the_longest_first(name: str) -> None:
+    form = make_plan(derive(example(name)), load_machine("h200"), sizes=SIZES).kernels[-1].form
+    assert form is not None
+    program = form.warps.program
+    assert (program.band, program.descending) == (Band("q", 1, ("h", "b")), ("q",))
+    draw = random.Random(0)
+    starts = []
+    for _ in range(SIZES["b"]):
+        cuts = sorted({0, *(draw.randrange(SIZES["q"]) for _ in range(7))})
+        starts.append([max(cut for cut in cuts if cut <= row) for row in range(SIZES["q"])])
+    found = []
+    for each in (program, replace(program, band=None, descending=())):
+        order = tile_order(each, SIZES)
+        found.append(last_done(list(zip(order["b"], order["q"], strict=True)), starts))
+    longest_first, in_turn = found
+    assert longest_first < 1.03 < in_turn

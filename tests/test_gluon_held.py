@@ -100,7 +100,7 @@ def test_what_is_held_is_contracted_before_the_rest() -> None:
     assert flat.count("q_held = _packed(q.slice(0, 64, dim=1).load(") == 1
     pattern = r"warpgroup_mma\((q[^,]*(?:, \d+, dim=1\))?), (k\w*)\.slice\((\d+), (\d+)"
     parts = re.findall(pattern, flat)
-    assert len(parts) == 2 * len(form.chunks)
+    assert len(parts) == 2 * len([each for each in form.chunks if each.loop.body])
     for rest, held in zip(
         parts[::2], parts[1::2], strict=True
     ):  # the rest is added to the first part
@@ -118,7 +118,7 @@ def test_a_narrower_share_leaves_the_rest_in_powers_of_two() -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize(("name", "spilled"), [("packed", 0), ("document", 16)])
+@pytest.mark.parametrize(("name", "spilled"), [("packed", 0), ("document", 40)])
 def test_short_chunks_compile_with_operands_in_registers(name: str, spilled: int) -> None:
     sizes = {"b": 4, "h": 16, "q": 4096, "x": 4096, "d": 128, "v": 128}
     plan = load(ROOT / "examples" / f"{name}.napkin").plan("h200", sizes=sizes, dtype="bf16")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.emit.gluon.masks import tests_apart as parted
+from napkin.emit.render import render
 from napkin.schedule.program import Compute, Loop, Operation, Program
 from tests.programs import Tiles, arguments_of, diagram_of, program_of, run
 from tests.test_gluon import formed
@@ -107,3 +111,67 @@ def test_elements_read_by_pointer_keep_masks_as_truth_values() -> None:
 def printed(name: str, *, tests_apart: bool) -> str:
     kernel, form = formed(name)
     return emit_gluon(plan_in_form(kernel, replace(form, tests_apart=tests_apart)))
+
+
+# --- ranges -----------------------------------------------------------------------------------------
+
+
+def test_a_range_of_positions_is_one_row_of_bits() -> None:
+    text = printed("packed", tests_apart=True)
+    assert len(re.findall(r"= _where_between\(\s*t1_\w+, start2\[:, None\], offs_x_\w+", text)) == 3
+    assert "_where_le(" not in text
+    assert "_where_between" not in printed("document", tests_apart=True)
+
+
+PTX: dict[str, Callable[[int, int], int]] = {
+    "add.s32": lambda a, b: a + b,
+    "sub.s32": lambda a, b: a - b,
+    "max.s32": lambda a, b: max(signed(a), signed(b)),
+    "min.s32": lambda a, b: min(signed(a), signed(b)),
+    "and.b32": lambda a, b: a & b,
+    "shl.b32": lambda a, b: a << b if b < 32 else 0,
+    "shr.u32": lambda a, b: a >> b if b < 32 else 0,
+    "setp.ne.u32": lambda a, b: a != b,
+}
+
+
+def signed(word: int) -> int:
+    return (word & (2**32 - 1)) - ((word & 2**31) << 1)
+
+
+def run_ptx(text: str, operands: dict[str, int]) -> dict[str, int]:
+    """Run lines of 32-bit PTX on words by name."""
+    words = dict(operands)
+
+    def value(name: str) -> int:
+        return words[name] if name in words else int(name) & (2**32 - 1)
+
+    for line in re.findall(r"([\w.]+) ([^;{}]+);", text):
+        operator, (target, *names) = line[0], line[1].split(", ")
+        if operator == "selp.f32":
+            words[target] = value(names[0]) if value(names[2]) else value(names[1])
+        elif not operator.startswith(".reg"):
+            words[target] = int(PTX[operator](*map(value, names))) & (2**32 - 1)
+    return words
+
+
+FAR = (-(2**31), -1, 0, 1, 2**31 - 1)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_bits_of_a_range_are_those_between_its_bounds(seed: int) -> None:
+    helper = render("gluon/helpers/where_between.py.jinja")
+    code = "".join(re.findall(r'"([^"]*;[^"]*)"', helper))
+    draw = random.Random(seed)
+    first = draw.choice([0, 2, 6, 1 << 20])
+    columns = [first + 8 * (place // 4) + place % 2 for place in range(16)]
+    bounds = [draw.choice([*FAR, first + draw.randint(-40, 40)]) for _ in range(4)]
+    low = [bounds[place // 2 % 2] for place in range(16)]
+    high = [bounds[2 + place // 2 % 2] for place in range(16)]
+    operands = {f"${16 + place}": 100 + place for place in range(16)}
+    for base, values in ((32, low), (48, columns), (64, high), (80, [7] * 16)):
+        operands |= {f"${base + place}": each & (2**32 - 1) for place, each in enumerate(values)}
+    found = run_ptx(code, operands)
+    for place in range(16):
+        inside = low[place] <= columns[place] <= high[place]
+        assert found[f"${place}"] == (100 + place if inside else 7)

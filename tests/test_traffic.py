@@ -175,11 +175,19 @@ sizes l=3 m=512 n=640 k=64
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from([1, 2, 3, 8]), st.booleans())
-def test_a_kernel_prints_the_order_of_its_band(m: int, n: int, tiles: int, is_outer: bool) -> None:
+@given(
+    st.integers(1, 700),
+    st.integers(1, 700),
+    st.sampled_from([1, 2, 3, 8]),
+    st.booleans(),
+    st.sampled_from([(), ("m",), ("l", "n")]),
+)
+def test_a_kernel_prints_the_order_of_its_band(
+    m: int, n: int, tiles: int, is_outer: bool, last: tuple[str, ...]
+) -> None:
     # Bands of m for all of n, and bands of l for all of m and n.
     (kernel,) = parse(LAYERS).plan("h200").plain.kernels
-    program = kernel.program
+    program = replace(kernel.program, descending=last)
     band = Band("l", tiles, ("n", "m")) if is_outer else Band("m", tiles, ("n",))
     sizes = {"l": 5, "m": m, "n": n, "k": 64}
     tile = {axis: program.axis(axis).tile for axis in "mn"}

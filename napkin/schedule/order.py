@@ -7,13 +7,13 @@ few tiles of one axis together, and for them all of the axes that it jumps over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
 
-from napkin.schedule.program import Band, Program
+from napkin.schedule.program import Band, EdgePosition, Load, Operation, Program
 from napkin.schedule.trips import Numbers, tile_count
 
 _BANDS = (2, 4, 8, 16, 32)  # tiles
@@ -63,7 +63,7 @@ def digits(program: Program, sizes: Mapping[str, int]) -> list[tuple[str, int]]:
 
 def bands_of(program: Program, sizes: Mapping[str, int]) -> list[Band]:
     """Return the bands that groups could run in, where no stream's length asks for an order of its own."""
-    if uneven_axis(program) is not None or program.descending or program.shrinking:
+    if program.band is not None or program.descending or program.shrinking:
         return []
     return [
         Band(axis, tiles, program.grid[:place])
@@ -82,12 +82,27 @@ def specialised_order(program: Program, sizes: Mapping[str, int], blocks: int) -
     is run.
     """
     axis = uneven_axis(program)
-    if axis is None:
+    if axis is None or program.band is not None:
         return program
     others = tuple(each for each in program.grid if each != axis)
     streams = prod(tile_count(program, each, sizes) for each in others)
     tiles = LONGEST_TOGETHER if streams * LONGEST_TOGETHER > blocks else 1
     return replace(program, band=Band(axis, tiles, others))
+
+
+def handed_order(program: Program, place: Sequence[Operation], rows: str) -> Program:
+    """Return a Program whose streams data bound with its groups in the order in which they are handed out.
+
+    The same rows of all heads and batches come side by side. Where later rows may see more the last ones come
+    first, so that the groups that are done last are short.
+    """
+    read = {axis for op in place if isinstance(op, Load) for axis in program.array(op.array).axes}
+    if rows not in read:
+        return program
+    others = tuple(axis for axis in program.grid if axis != rows)
+    ends = [op for op in place if isinstance(op, EdgePosition) and op.axis == rows]
+    last = (rows,) if any(op.end == "last" for op in ends) else ()
+    return replace(program, band=Band(rows, 1, others), descending=last)
 
 
 def uneven_axis(program: Program) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from napkin.emit.gluon.lines import listed
 from napkin.emit.gluon.place import PlacePrinter
 
 
@@ -31,7 +32,7 @@ class DispatchPrinter(PlacePrinter):
         self._line(f"{words.turn} = 0")
         self._line(f"while {words.group} < {words.groups}:")
         self.depth += 1
-        self._line(f"{', '.join(given)} = {call}")
+        self._line(f"{listed(given)} = {call}")
         for place, number in enumerate(("1", *given)):
             self._line(f"_hand_over({words.place_buffer}, {place}, {number})")
         self._line(f"mbarrier.arrive({words.place_full}.index(0), count=1)")
@@ -70,12 +71,31 @@ class DispatchPrinter(PlacePrinter):
         self._line(f"{words.more} = _handed_over({words.place_buffer}, 0, {warps})")
 
     def taken_over(self, given: Sequence[str], warps: int) -> list[str]:
-        """Return the lines that read a group's numbers, as the dispatcher has handed them over."""
-        buffer = self.words.place_buffer
-        return [
+        """Return the lines that read a group's numbers, as the dispatcher has handed them over.
+
+        Of the numbers of a consumer's own rows, consumers read theirs alone, and the producer none.
+        """
+        buffer, consumer = self.words.place_buffer, self.words.consumer
+        places = {name: place for place, name in enumerate(given, 1)}
+        folds = {op.tile.name: self.by_consumer(op) for op in self.own_folds()}
+        own = {each for names in folds.values() for each in names}
+        found = [
             f"{name} = _handed_over({buffer}, {place}, {warps})"
-            for place, name in enumerate(given, 1)
+            for name, place in places.items()
+            if name not in own
         ]
+        if warps == 1:
+            return found
+        return found + [
+            f"{name} = _handed_over({buffer}, {places[first]} + {consumer}, {warps})"
+            for name, (first, *_) in folds.items()
+        ]
+
+    def print_prelude(self) -> None:
+        """Print what a consumer does before its first chunk; some numbers it has been handed."""
+        given = self.own_folds()
+        self.tiles |= {each.tile.name: each.tile for each in given}
+        self.print_steps([each for each in self.kernel.prelude if each not in given])
 
     def print_handing_over(self, count: int) -> None:
         """Print the slot of a group's numbers and its barriers."""

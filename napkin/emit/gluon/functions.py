@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from napkin.emit.gluon.lanes import keep_by_lane
-from napkin.emit.gluon.lines import without_unused, wrapped
+from napkin.emit.gluon.lines import listed, without_unused, wrapped
 from napkin.emit.gluon.names import name_all
 from napkin.emit.gluon.walks import WalkPrinter
 from napkin.emit.triton.spelling import Spelling, spell, uses
@@ -83,7 +83,7 @@ class ModulePrinter(WalkPrinter):
         place = self._lines(self.print_group)
         produce, consume = self._lines(self._produce), self._lines(self._consume)
         given = self._given(place, (*produce, *consume))
-        place = [*without_unused(place, given), f"    return {', '.join(given)}"]
+        place = [*without_unused(place, given), f"    return {listed(given)}"]
         words = self.words
         rows = (f"{words.rows}: gl.constexpr",) if self.row_values() else ()
         parts = [self._function(words.place, (words.group, *rows), place)]
@@ -137,7 +137,8 @@ class ModulePrinter(WalkPrinter):
         starts = [self.names.starts[axis] for axis in reversed(self.program.grid)]
         made = [tile.name for tile in tiles_of(self.kernel.place) if not tile.dims]
         names = dict.fromkeys((*starts, *made))
-        return [name for name in names if name in assigned and uses(text, name)]
+        found = [name for name in names if name in assigned and uses(text, name)]
+        return [*found, *(name for op in self.own_folds() for name in self.by_consumer(op))]
 
     def _function(self, name: str, own: tuple[str, ...], lines: Sequence[str]) -> Function:
         """Return a function with what its lines name of all that is passed on."""
@@ -356,20 +357,19 @@ class ModulePrinter(WalkPrinter):
             if ring.resident:
                 self.print_ring_place(ring)
                 self.view(ring.load.tile.name, ring, self.resident_slot(ring)[0])
-        self.print_steps(kernel.prelude)
+        self.print_prelude()
         for each in kernel.chunks:
             self._chunks(each)
         self._line("")
         self._line(f"# {self._left_to_do(each)}")
         self.print_counters(kernel.drain)
         self.print_steps(kernel.drain)
+        for each in kernel.behind:
+            self._chunks(each)
         self.print_next_group(warps=4)
         if self.words.stages:
             self.depth -= 1
             self._line("tma.store_wait(0)")
-
-    def _left_to_do(self, last: Chunks) -> str:
-        return f"what the chunk at {self.names.starts[last.loop.axis]} is still to add"
 
     def _lanes(self) -> None:
         known = {self.kernel.rows, *(dims[1] for dims in self.words.layouts)}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from napkin.emit.triton.spelling import uses
 
 _LINE = 110  # the longest line that is not broken
+_LIST = 90  # the longest list of names without brackets
 
 
 def wrapped(line: str) -> list[str]:
@@ -50,6 +51,12 @@ def _brackets(line: str) -> list[tuple[int, int]]:
         elif letter == ")" and opened:
             pairs.append((opened.pop(), place))
     return pairs
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names side by side, in brackets if there are so many that their line has to be broken."""
+    text = ", ".join(names)
+    return text if len(text) <= _LIST else f"({text})"
 
 
 def without_unused(lines: Sequence[str], given: Sequence[str]) -> list[str]:

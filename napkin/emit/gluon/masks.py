@@ -4,22 +4,36 @@ In: a consumer's steps. Out: the same with `where(a and b, x, k)` as `where(a, w
 printer of choices by a comparison of whole numbers as one test and one choice an element. As tensors of
 truth values LLVM would make vectors of them, and pack those into bits: 200 more instructions a chunk of 64
 rows by 128 positions.
+
+A range of positions by row (`a <= x and x <= b`) stays whole. A thread has eight columns of two rows in
+registers next to each other: their range is a row of bits, made by two shifts, which the hardware turns into
+predicates seven at a time: 75 instructions a chunk of 64 by 64 for 144.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from napkin.emit.expressions import Call, Expression, Leaf
 from napkin.emit.gluon.moves import MovePrinter
 from napkin.operators import Kind
 from napkin.schedule.liveness import reads
-from napkin.schedule.program import Compute, Length, Literal, Load, Operation, Tile, walk
+from napkin.schedule.program import (
+    Compute,
+    Length,
+    Literal,
+    Load,
+    Operation,
+    Positions,
+    Tile,
+    walk,
+)
 
 AnyStep = TypeVar("AnyStep", bound=object)  # of a list that has operations among its steps
+_NARROWEST = 32  # columns, of which a thread has 16 elements
 
 # The test of two whole numbers that each comparison is, and whether its sides change places.
 _TESTS = {
@@ -30,6 +44,64 @@ _TESTS = {
     "eq": ("eq", False),
     "ne": ("ne", False),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A condition, by name, that holds for the positions between two bounds of a row."""
+
+    condition: str
+    tests: tuple[str, ...]
+    low: str
+    positions: str
+    high: str
+
+
+def ranges_of(
+    steps: Sequence[object], kept: Container[str], width: Callable[[str], int]
+) -> tuple[Range, ...]:
+    """Return the conditions of choices that are ranges of positions, by themselves.
+
+    `width` gives the extent of a dim; names in `kept` are read elsewhere.
+    """
+    operations = [each for each in steps if isinstance(each, Operation)]
+    made = {each.tile.name: each for each in operations if isinstance(each, Compute | Positions)}
+    readers = Counter(name for each in operations for name in reads(each))
+    choices = [each for each in operations if isinstance(each, Compute) and _is_choice(each)]
+    wide = [each for each in choices if width(each.tile.dims[1]) >= _NARROWEST]
+    found = [each for each in (_range(str(op.operands[0]), made) for op in wide) if each]
+    return tuple(
+        each
+        for each in found
+        if all(readers[name] == 1 and name not in kept for name in (each.condition, *each.tests))
+    )
+
+
+def _range(name: str, made: Mapping[str, Compute | Positions]) -> Range | None:
+    """Return the range that a condition is, if it is one: positions compared with two values of rows."""
+    op = made.get(name)
+    if not isinstance(op, Compute) or op.operator != "and":
+        return None
+    columns = op.tile.dims[1:]
+    bounds: dict[str, tuple[str, str]] = {}
+    for part in map(str, op.operands):
+        test = made.get(part)
+        if not isinstance(test, Compute) or test.operator not in ("le", "ge"):
+            return None
+        small, large = map(str, test.operands if test.operator == "le" else test.operands[::-1])
+        for end, positions, bound in (("high", small, large), ("low", large, small)):
+            if isinstance(made.get(positions), Positions) and made[positions].tile.dims == columns:
+                bounds[end] = (bound, positions)
+    if len(bounds) < 2 or bounds["low"][1] != bounds["high"][1]:
+        return None
+    (low, positions), (high, _) = bounds["low"], bounds["high"]
+    return Range(name, tuple(map(str, op.operands)), low, positions, high)
+
+
+def without_tests(steps: Sequence[AnyStep], ranges: Sequence[Range]) -> list[AnyStep]:
+    """Return the steps without the comparisons of ranges, and their conjunctions."""
+    names = {name for each in ranges for name in (each.condition, *each.tests)}
+    return [each for each in steps if not (isinstance(each, Compute) and each.tile.name in names)]
 
 
 def tests_apart(steps: Sequence[AnyStep], kept: Container[str]) -> list[AnyStep]:
@@ -71,11 +143,17 @@ def _conjuncts(
 
 
 class MaskPrinter(MovePrinter):
-    """Prints choices by comparisons."""
+    """Prints choices by comparisons, and by `ranges` of positions, by the name of the condition."""
+
+    ranges: Mapping[str, Range] = {}
 
     def _call(self, each: Call) -> str:
         """Print an expression; a choice by a comparison of whole numbers as one test an element."""
         condition = each.operands[0]
+        if each.operator == "where" and isinstance(condition, Leaf):
+            one = self.ranges.get(str(condition.operand))
+            if one is not None:
+                return self._between(one, each)
         is_choice = each.operator == "where" and len(each.dims) == 2
         if not is_choice or not isinstance(condition, Call) or each.tile.kind is not Kind.FLOAT:
             return super()._call(each)
@@ -88,6 +166,13 @@ class MaskPrinter(MovePrinter):
         value, other = (self._operand(side, each) for side in each.operands[1:])
         operands = [value, *(sides[::-1] if is_turned else sides), other]
         return self._helper(f"where_{test}", f"_where_{test}", operands)
+
+    def _between(self, one: Range, each: Call) -> str:
+        """Print a choice by a range."""
+        _, value, other = each.operands
+        sides = (value, Leaf(one.low), Leaf(one.positions), Leaf(one.high), other)
+        operands = [self._operand(side, each) for side in sides]
+        return self._helper("where_between", "_where_between", operands)
 
     @property
     def tests_apart(self) -> bool:

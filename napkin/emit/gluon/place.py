@@ -57,20 +57,36 @@ class PlacePrinter(HeldPrinter):
         self._print_place(late)
 
     def _print_place(self, operations: Sequence[Operation]) -> None:
-        for each in inline(operations, self._read_elsewhere(operations)):
+        own = (op for op in self.kernel.prelude if isinstance(op, Compute))
+        kept = {name for op in own for name in reads(op)}
+        for each in inline(operations, self._read_elsewhere(operations) | kept):
             self._statement(each)
 
     def _fold_rows(self, values: Sequence[Operation]) -> None:
         """Print the least and greatest of row values, the rows of one consumer after the other."""
-        words, rows = self.words, self.kernel.rows
         folds = [op for op in values if isinstance(op, Fold)]
         for op in folds:
             unit = literal(as_integer(REDUCTIONS[op.operator].unit))
             self._line(f"{op.tile.name} = {unit}")
-        self._line(f"for {words.consumer} in gl.static_range(CONSUMERS):")
+        if self.own_folds():
+            for number in range(self.kernel.consumers):
+                self._line(f"# rows of consumer {number}")
+                self._fold_share(str(number), values, number)
+            return
+        self._line(f"for {self.words.consumer} in gl.static_range(CONSUMERS):")
         self.depth += 1
-        lane = f"tl.arange(0, ROWS, {words.rows})"
-        self._line(f"{self.names.lanes[rows]} = {words.consumer} * ROWS + {lane}")
+        self._fold_share(self.words.consumer, values, None)
+        self.depth -= 1
+
+    def _fold_share(self, share: str, values: Sequence[Operation], number: int | None) -> None:
+        """Print what a consumer's share of the rows adds to the least and greatest of all.
+
+        Where consumers need those of their own rows, they keep names by the consumer's number.
+        """
+        folds = [op for op in values if isinstance(op, Fold)]
+        own = {(op.operator, op.source): self.by_consumer(op) for op in self.own_folds()}
+        lane = f"tl.arange(0, ROWS, {self.words.rows})"
+        self._line(f"{self.names.lanes[self.kernel.rows]} = {share} * ROWS + {lane}")
         made = [op for op in values if not isinstance(op, Fold)]
         for each in inline(made, {op.source for op in folds}):
             self._statement(each)
@@ -78,9 +94,20 @@ class PlacePrinter(HeldPrinter):
             self.tiles[op.tile.name] = op.tile
             joined = REDUCTIONS[op.operator].combine
             text = REDUCTIONS[op.operator].triton.format(op.source, 0)
+            names = own.get((op.operator, op.source))
+            if names is not None and number is not None:
+                self._line(f"{names[number]} = {text}")
+                text = names[number]
             name = op.tile.name
             self._line(f"{name} = {POINTWISE[joined].triton.format(name, text)}")
-        self.depth -= 1
+
+    def own_folds(self) -> tuple[Fold, ...]:
+        """Return the least and greatest of a consumer's own rows' values, which it is handed."""
+        return tuple(op for op in self.kernel.prelude if isinstance(op, Fold) and not op.tile.dims)
+
+    def by_consumer(self, op: Fold) -> tuple[str, ...]:
+        """Return the names of such a number of every consumer."""
+        return tuple(f"{op.tile.name}_{number}" for number in range(self.kernel.consumers))
 
     def _split(self, number: str) -> None:
         """Split a group's number into tile starts, the fastest axis first.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from napkin.emit.gluon.dispatch import DispatchPrinter
 from napkin.schedule.program import Loop
+from napkin.schedule.roles.warps import Chunks
 
 
 class WalkPrinter(DispatchPrinter):
@@ -14,9 +15,13 @@ class WalkPrinter(DispatchPrinter):
 
     def _all_chunks(self) -> str:
         """Return the positions of a group's chunks as one walk, as the producer walks them."""
-        first, lowest = self.kernel.chunks[0], self.kernel.chunks[-1].loop
+        first, lowest = self.kernel.chunks[0], (*self.kernel.chunks, *self.kernel.behind)[-1].loop
         start = self._leaf(first.loop.start, ()) if first.is_single else self._from_end(first.loop)
         return self._range(start, lowest)
+
+    def _left_to_do(self, last: Chunks) -> str:
+        """Return in words what a consumer does behind its last chunk."""
+        return f"what the chunk at {self.names.starts[last.loop.axis]} is still to add"
 
     def _from_end(self, loop: Loop) -> str:
         """Return the last chunk of a loop."""

@@ -22,18 +22,28 @@ def band_lines(
     """Yield the lines; `placed` makes a tile's index the start of an axis's tile."""
     inner = [axis for axis in program.grid if axis in band.over]
     outer = [axis for axis in program.grid if axis not in band.over and axis != band.axis]
+
+    def put(axis: str, index: str) -> str:
+        if axis not in program.descending:
+            return placed(axis, index)
+        index = f"({index})" if " + " in index else index
+        return placed(axis, f"{count_of(axis)} - 1 - {index}")
+
+    if band.tiles == 1:
+        yield from _divided(number, [*inner, band.axis, *outer], starts, count_of, put)
+        return
     across = " * ".join(map(count_of, inner))
     across = f"({across})" if len(inner) > 1 else across
     if outer:
         whole = f"({count_of(band.axis)} * {across})"
-        yield from _divided(f"{number} // {whole}", outer, starts, count_of, placed)
+        yield from _divided(f"{number} // {whole}", outer, starts, count_of, put)
         yield f"{number} = {number} % {whole}"
     start = starts[band.axis]
     yield f"{start} = {number} // ({band.tiles} * {across}) * {band.tiles}  # bands of {band.tiles} tiles"
     yield f"{number} = {number} - {start} * {across}"
     width = f"tl.minimum({count_of(band.axis)} - {start}, {band.tiles})"  # the last may be narrower
-    yield from _divided(f"{number} // {width}", inner, starts, count_of, placed)
-    yield f"{start} = {placed(band.axis, f'{start} + {number} % {width}')}"
+    yield from _divided(f"{number} // {width}", inner, starts, count_of, put)
+    yield f"{start} = {put(band.axis, f'{start} + {number} % {width}')}"
 
 
 def _divided(

@@ -10,7 +10,6 @@ chunks are short, so that many are on their way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from napkin.schedule.count import extent
@@ -48,10 +47,10 @@ _DELAYED = (
 )
 _COMPUTING = (Shape(3, ROWS, 128, (3, 2), is_sliced=True), *_DELAYED)
 # Streams that values of rows bound may be short, and are cut at both ends: of shorter chunks less is computed
-# in vain.
-# It was run for sums of 128 columns and 4096 positions alone (docs/hopper.md).
-_BOUND_BY_ROWS = (Shape(2, ROWS, 64, (2,), is_short=True), *_DELAYED)
-_RUN_COLUMNS, _RUN_POSITIONS = 128, 4096
+# in vain. Of tiles of 128 rows fewer are cut, three consumers keep the tensor cores busier where streams are
+# long. They were run for sums of 128 columns alone (docs/hopper.md).
+_SHORT, _LONG = (Shape(consumers, ROWS, 64, (2,), is_short=True) for consumers in (2, 3))
+_RUN_COLUMNS, _SHORT_POSITIONS = 128, 4096
 _ADDING = tuple(Shape(2, rows, 64, (4, 3, 2)) for rows in (2 * ROWS, ROWS))
 
 
@@ -60,21 +59,21 @@ def shapes_of(kernel: KernelPlan) -> tuple[Shape, ...]:
     loops = [op for op in kernel.program.operations if isinstance(op, Loop)]
     if loops and all(only_adds(loop.body) for loop in loops):
         return _ADDING
-    if loops and _may_be_short(kernel, loops):
-        return _BOUND_BY_ROWS
+    if loops and _values_bound(kernel):
+        positions = max(dict(kernel.sizes)[loop.axis] for loop in loops)
+        return (_SHORT if positions <= _SHORT_POSITIONS else _LONG, *_DELAYED)
     # What was read tells no consumer where its own rows' stream ends: slices lost there by half.
     is_bound_by_data = loops and any(isinstance(op, Load) for op in place_of(kernel.program))
     return _DELAYED if is_bound_by_data else _COMPUTING
 
 
-def _may_be_short(kernel: KernelPlan, loops: Sequence[Loop]) -> bool:
-    """Return whether values of rows bound a kernel's stream, in sizes for which short chunks were run."""
+def _values_bound(kernel: KernelPlan) -> bool:
+    """Return whether values of rows bound a kernel's stream, of sums for which short chunks were run."""
     program = kernel.program
     sums = [op.tile for op in program.operations if isinstance(op, Fill) and len(op.tile.dims) == 2]
     columns = {extent(tile.dims[1:], program) for tile in sums}
-    positions = max(dict(kernel.sizes)[loop.axis] for loop in loops)
     by_rows = any(isinstance(op, Load) and op.tile.dims for op in place_of(program))
-    return by_rows and columns == {_RUN_COLUMNS} and positions <= _RUN_POSITIONS
+    return by_rows and columns == {_RUN_COLUMNS}
 
 
 def row_axis(kernel: KernelPlan) -> str | None:

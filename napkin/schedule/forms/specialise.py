@@ -23,6 +23,7 @@ from napkin.schedule.lowering.lower import lower
 from napkin.schedule.program import EdgePosition, Load, Program
 from napkin.schedule.roles.held import with_held_operands, with_held_rows
 from napkin.schedule.roles.lag import moves_many_sums, with_lagging_references
+from napkin.schedule.roles.led import with_led_vectors
 from napkin.schedule.roles.maker import BARRIER_BYTES
 from napkin.schedule.roles.obstacles import find_obstacle, tile_registers
 from napkin.schedule.roles.passing import Passing
@@ -80,7 +81,8 @@ def _in_registers(form: Specialised, kernel: KernelPlan, shape: Shape) -> Specia
     In short chunks shared memory would bind; where a mask bounds the stream, rows are held that fit whole.
     """
     if shape.is_short:
-        return replace(with_held_operands(form, kernel.machine), tests_apart=True)
+        held = with_held_operands(with_led_vectors(form), kernel.machine)
+        return replace(held, tests_apart=True)
     by_mask = any(isinstance(op, EdgePosition) for op in form.place)
     by_data = any(isinstance(op, Load) for op in form.place)
     delayed = not form.cuts and not form.parts

@@ -23,7 +23,8 @@ from napkin.schedule.roles.warps import Held, Ring, Specialised
 # Past this share of its rate, contractions wait for shared memory: chunks of 64 positions take all of it,
 # chunks of 128 take 7/8 (docs/hopper.md).
 _BUSY = 0.9
-_BESIDE = 24  # registers that addresses and row values take at least, read off compiled kernels
+# Registers that addresses and row values take at least, by consumers: read off compiled kernels.
+_BESIDE = {2: 24, 3: 40}
 _NARROWEST = 64  # columns: one swizzled row of shared memory
 
 
@@ -33,7 +34,9 @@ def with_held_operands(form: Specialised, machine: Machine) -> Specialised:
     if found is None or _share_of_rate(form, machine) <= _BUSY:
         return form
     dot, ring = found
-    free = form.registers[0] - _BESIDE - tile_registers(form.program, form.consumers)
+    free = (
+        form.registers[0] - _BESIDE[form.consumers] - tile_registers(form.program, form.consumers)
+    )
     columns = extent((dot.over,), form.program) // 2
     while columns >= _NARROWEST and _registers(ring, columns, form) > free:
         columns //= 2
@@ -54,7 +57,7 @@ def with_held_rows(form: Specialised) -> Specialised:
     program, columns = form.program, extent((dot.over,), form.program)
     taken = tile_registers(program, form.consumers) - _mask_registers(form)
     taken += column_registers(program) + _registers(ring, columns, form)
-    if taken + _BESIDE > form.registers[0]:
+    if taken + _BESIDE[form.consumers] > form.registers[0]:
         return form
     return replace(form, held=(Held(dot.left, columns),), tests_apart=True)
 

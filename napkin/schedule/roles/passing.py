@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from napkin.schedule.count import extent
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import Loop, Operation, tiles_of
+from napkin.schedule.program import Dot, Load, Loop, Operation, tiles_of
 from napkin.schedule.roles.barriers import Await, PassTurn, Release, Slot, Step, TakeTurn
 from napkin.schedule.roles.maker import Maker
 from napkin.schedule.roles.own import OwnBounds, own_bounds
@@ -21,10 +21,17 @@ class Passing(Maker):
     def _bounds(self, place: tuple[Operation, ...]) -> OwnBounds:
         """Let a consumer find the bounds of its own rows, if a chunk is narrower than those of all."""
         narrow = self.loops[0].step < extent((self.rows,), self.program)
-        if self.adds or not narrow:
+        if self.adds or not narrow or (self._scores() > 1 and _is_bound_by_data(place)):
             return super()._bounds(place)
         names = Names(RESERVED | {tile.name for tile in tiles_of(self.program.operations)})
         return own_bounds(place, self.loops, names)
+
+    def _scores(self) -> int:
+        """Return how many contractions of a step give what it computes with.
+
+        Where values of rows bound a stream and there were several, as in a backward, own bounds hung.
+        """
+        return sum(isinstance(op, Dot) and op.accumulator is None for op in self.loops[-1].body)
 
     def _chunks(
         self, loop: Loop, slots: dict[str, Slot], carried: set[str], *, is_single: bool
@@ -38,3 +45,7 @@ class Passing(Maker):
         first, *others = (Slot(ring.name, 0) for ring in self._rings() if not ring.resident)
         turn = (Await(first), TakeTurn(), PassTurn(), Release(first))
         return (*turn, *(step(slot) for slot in others for step in (Await, Release)))
+
+
+def _is_bound_by_data(place: tuple[Operation, ...]) -> bool:
+    return any(isinstance(op, Load) for op in place)

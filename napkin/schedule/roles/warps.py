@@ -96,9 +96,10 @@ class Specialised:
     `dispatched` to the blocks as they get done.
 
     `place` is done by all warps for every group. The producer fills the resident rings, and the others
-    once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`. `slots` gives the slot of every
-    shared tile by name, `cuts` the dim that a dim of slices is cut from. With `tests_apart` a mask is tested
-    a comparison at a time. With `nests` every step of `chunks` has a loop, which fills the rings.
+    once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`, and lets chunks `behind` pass.
+    `slots` gives the slot of every shared tile by name, `cuts` the dim that a dim of slices is cut from. With
+    `tests_apart` a mask is tested a comparison at a time. With `nests` every step of `chunks` has a loop,
+    which fills the rings.
     """
 
     program: Program
@@ -118,6 +119,7 @@ class Specialised:
     tests_apart: bool = False
     cuts: tuple[tuple[str, str], ...] = ()
     nests: tuple[Nest, ...] = ()
+    behind: tuple[Chunks, ...] = ()
 
     @property
     def shared_bytes(self) -> int:

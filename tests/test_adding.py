@@ -67,7 +67,9 @@ def adding(diagram: Diagram, machine: str = "hopper", dtype: str = "bf16") -> Pl
     """Return the plan that adds up sums in memory, as plain loops, whether or not it is the faster one."""
     found = found_for(diagram, machine, dtype)
     lengths = sizes_of(diagram, dict(diagram.sizes), 4096)
-    return Plan(diagram, load_machine(machine), tuple(lengths.items()), dtype, found.adding[0])
+    return Plan(
+        diagram, load_machine(machine), tuple(lengths.items()), dtype, found.adding[0].kernels
+    )
 
 
 @cache

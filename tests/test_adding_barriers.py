@@ -38,8 +38,13 @@ def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
         for _ in range(sum(counts)):
             for ring in (each for each in form.rings if not each.resident):
                 slot, phase = step % ring.slots, step // ring.slots & 1
-                yield "empty", (ring.name, slot), phase ^ 1
+                if ring.leader is None:
+                    yield "empty", (ring.name, slot), phase ^ 1
                 shared.fill((ring.name, slot), ("step", step))
+                if ring.leader is not None:  # the last copy to land makes the slot full
+                    shared.full[ring.leader, slot] -= 1
+                    yield "time", ("", -1), 0
+                    shared.full[ring.leader, slot] += 1
             step += 1
 
 
@@ -182,9 +187,9 @@ def test_no_warp_hangs_and_no_slot_is_overwritten(score: str) -> None:
             simulate(form, groups, seed)
 
 
-@pytest.mark.parametrize("lost", [Release, Await])
-def test_the_simulation_sees_a_step_that_is_left_out(lost: type[Step]) -> None:
-    form = form_of(SCORES[0])
+@pytest.mark.parametrize(("lost", "score"), [(Release, SCORES[0]), (Await, SCORES[2])])
+def test_the_simulation_sees_a_step_that_is_left_out(lost: type[Step], score: str) -> None:
+    form = form_of(score)
     chunks = tuple(
         replace(each, steps=tuple(step for step in each.steps if not isinstance(step, lost)))
         for each in form.chunks
@@ -229,5 +234,6 @@ def test_a_contraction_ahead_that_does_not_wait_for_its_tile_is_seen() -> None:
 
 
 def simulate_often(form: Specialised, kind: type[Consumer] = Consumer) -> None:
+    walks = [[3] * len(form.chunks), [4] * len(form.chunks)]
     for seed in range(40):
-        simulate(form, [[3], [4]], seed, kind)
+        simulate(form, walks, seed, kind)

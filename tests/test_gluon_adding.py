@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 
 from napkin.algebra.derive import derive
+from napkin.algebra.gradient import differentiate
 from napkin.diagram import Diagram
 from napkin.emit.gluon import emit_gluon, plan_in_form
 from napkin.evaluate import reference
 from napkin.machine import load_machine
+from napkin.operators import Kind
 from napkin.runtime.inspect import inspect_specialised
 from napkin.schedule.forms.adding import adding_forms
 from napkin.schedule.forms.form import find_form
 from napkin.schedule.forms.specialise import must_spill
 from napkin.schedule.planning.plan import make_plan
 from napkin.schedule.program import Dot, Loop, Store, walk
-from napkin.schedule.roles.barriers import Share
+from napkin.schedule.roles.barriers import Await, Release, Share
 from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.tiling.kernel import Form, KernelPlan
-from tests.programs import arguments_of, diagram_of, run
+from tests.programs import arguments_of, diagram_of, example, run
 from tests.test_adding import SCORES, adding, backward, found_for, text_of
 
 needs_triton = pytest.mark.skipif(
@@ -38,8 +40,8 @@ def kernel_of(diagram: Diagram) -> KernelPlan:
     """Return the kernel that adds to an output in a form, of the first plan that has one."""
     return next(
         each
-        for kernels in found_for(diagram, "hopper").adding
-        for each in kernels
+        for option in found_for(diagram, "hopper").adding
+        for each in option.kernels
         if each.program.accumulated and not isinstance(adding_forms(each), str)
     )
 
@@ -94,8 +96,17 @@ def test_a_form_s_program_gives_what_the_reference_gives(score: str) -> None:
             np.testing.assert_allclose(got[name], wanted, rtol=1e-9, atol=atol)
 
 
+@pytest.mark.parametrize("name", ["attention", "causal", "window"])
+@pytest.mark.parametrize("head", [64, 128])
+def test_threads_add_what_every_loop_leaves_registers_for(name: str, head: int) -> None:
+    (form, *_) = forms_of(kernel_of(of_head(backward(name), head)))
+    staged = {each.store.array for each in form.staged}
+    by_threads = not staged & set(form.program.accumulated)
+    assert by_threads == (name == "attention" or (name == "causal" and head == 128))
+
+
 def test_a_form_adds_by_the_copy_engine_to_zeros() -> None:
-    kernel = kernel_of(diagram_of(text_of()))
+    kernel = kernel_of(of_head(backward("causal"), 64))
     text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
     ast.parse(text)
     added = sum(
@@ -106,6 +117,15 @@ def test_a_form_adds_by_the_copy_engine_to_zeros() -> None:
     assert text.count("_add_tile(") == 1 + added
     assert [part.slots for part in forms_of(kernel)[0].parts] == [2]
     assert text.count("_meet()") == 1 + added
+    assert "torch.zeros(" in text
+
+
+def test_threads_add_to_zeros_by_vectors() -> None:
+    kernel = kernel_of(of_head(backward("attention"), 64))
+    text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
+    ast.parse(text)
+    assert "_add_tile(" not in text
+    assert text.count("gl.atomic_add(") == 1
     assert "torch.zeros(" in text
 
 
@@ -120,10 +140,55 @@ def test_why_there_is_no_form_is_told() -> None:
         assert reason in str(find_form(kernel))
 
 
-@pytest.mark.parametrize(("head", "slots"), [(64, 2), (128, 1)])
-def test_what_is_shared_has_a_slot_a_stage_where_chunks_are_long(head: int, slots: int) -> None:
-    (part,) = forms_of(kernel_of(of_head(backward("attention"), head)))[0].parts
+@pytest.mark.parametrize(("name", "slots"), [("attention", 2), ("causal", 2), ("window", 1)])
+@pytest.mark.parametrize("head", [64, 128])
+def test_what_is_shared_has_a_slot_a_stage_unless_several_loops_mask(
+    name: str, slots: int, head: int
+) -> None:
+    (part,) = forms_of(kernel_of(of_head(backward(name), head)))[0].parts
     assert part.slots == slots
+
+
+@pytest.mark.parametrize("name", ["attention", "causal", "window"])
+@pytest.mark.parametrize("head", [64, 128])
+def test_what_arrives_with_a_chunk_is_filled_and_emptied_together(name: str, head: int) -> None:
+    kernel = kernel_of(of_head(backward(name), head))
+    form = forms_of(kernel)[0]
+    streamed = {ring.name: ring for ring in form.rings if not ring.resident}
+    (leader,) = (ring.name for ring in streamed.values() if ring.leader is None)
+    assert len(streamed) == 4  # two matrices, and a statistic of each
+    assert {ring.leader for ring in streamed.values()} == {None, leader}
+    for chunks in form.chunks:
+        handled = [
+            step
+            for step in chunks.steps
+            if isinstance(step, Await | Release) and step.slot.ring in streamed
+        ]
+        assert {step.slot.ring for step in handled} == {leader}
+        assert sum(isinstance(step, Release) for step in handled) == 1
+    text = emit_gluon(plan_in_form(kernel, form))
+    ast.parse(text)
+    assert text.count(" = gl.allocate_shared_memory(gl.int64, [STAGES, 1]") == 2
+
+
+@pytest.mark.parametrize(
+    ("head", "left", "right"),
+    [
+        (64, ".slice(consumer * ROWS, ROWS, 1).permute((1, 0))", "k_buffer.index(zero)"),
+        (128, ".permute((1, 0))", ".slice(consumer * SHARE_D, SHARE_D, 1)"),
+    ],
+)
+def test_consumers_share_out_the_rows_of_a_part_if_each_has_enough(
+    head: int, left: str, right: str
+) -> None:
+    kernel = kernel_of(of_head(backward("attention"), head))
+    text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
+    (made,) = (part for part in text.split("warpgroup_mma(") if "_shared.index(" in part[:40])
+    assert left in made
+    assert right in made
+    assert (
+        ", [], [64, 64])" in text
+    )  # half the rows of a chunk of 128, half the columns of one of 64
 
 
 @pytest.mark.parametrize("name", ["causal", "window", "sinks", "gqa"])
@@ -148,7 +213,7 @@ def test_what_a_kernel_computes_for_others_may_be_had_apart(name: str) -> None:
 def test_short_contractions_that_wait_for_one_another_take_longer(head: int) -> None:
     found = found_for(of_head(backward("attention"), head), "hopper")
     (apart,) = found.apart
-    forms = [find_form(each) for each in apart if len(each.program.outputs[0].axes) == 4]
+    forms = [find_form(each) for each in apart.kernels if len(each.program.outputs[0].axes) == 4]
     for form in forms:
         assert isinstance(form, Form)
         waits = "waiting for short contractions" in dict(form.prediction.parts)
@@ -157,7 +222,27 @@ def test_short_contractions_that_wait_for_one_another_take_longer(head: int) -> 
     assert len(forms) == 2
 
 
-SPILLED = {("attention", 64): 72, ("causal", 64): 250, ("sinks", 64): 250}  # bytes, as measured
+@pytest.mark.parametrize("name", ["document", "packed"])
+def test_values_of_positions_come_by_a_ring_and_groups_are_handed_out(name: str) -> None:
+    diagram = differentiate(example(name), ("Q", "K", "V")).backward
+    plan = make_plan(derive(diagram), load_machine("hopper"), deterministic=False)
+    (kernel,) = (each for each in plan.kernels if each.program.accumulated)
+    assert kernel.form is not None
+    form = kernel.form.warps
+    assert form.dispatched
+    whole = [ring for ring in form.rings if ring.load.tile.kind is Kind.INT]
+    assert [ring.is_vector for ring in whole] == [True]
+    text = emit_gluon(plan_in_form(kernel, form))
+    ast.parse(text)
+    assert "_hand_over(" in text
+
+
+SPILLED = {
+    ("attention", 64): 72,
+    ("attention", 128): 24,
+    ("causal", 128): 212,
+    ("sinks", 128): 212,
+}  # bytes
 
 
 @needs_triton
@@ -170,5 +255,9 @@ def test_a_backward_in_one_pass_spills_no_more_than_what_was_measured(name: str,
     assert found.spill_store_bytes + found.spill_load_bytes <= SPILLED.get((name, head), 0)
     assert not found.warnings
     assert found.unwritten == ()
-    assert found.instructions["UTMAREDG"]
+    by_threads = {each.store.array for each in forms_of(kernel)[0].staged}.isdisjoint(
+        kernel.program.accumulated
+    )
+    assert found.instructions["REDG" if by_threads else "UTMAREDG"]
+    assert by_threads == (not found.instructions["UTMAREDG"])
     assert found.instructions["HGMMA"]

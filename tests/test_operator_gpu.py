@@ -127,6 +127,40 @@ def test_lengths_that_change_compile_nothing(attention: Kernel) -> None:
     assert variants_of(kernel) == {1}
 
 
+def test_a_call_made_again_reads_the_truth_values_that_it_is_given() -> None:
+    text = ATTENTION.read_text().replace("V[b h x v]", "V[b h x v], seen[b q x]: bool")
+    score = next(line for line in text.splitlines() if "S[b h q x] =" in line)
+    name, product = score.split(" = ")
+    text = text.replace(score, f"{name} = where(seen, {product}, -inf)")
+    kernel = napkin.parse(text).compile()
+    generator = torch.Generator("cuda").manual_seed(6)
+    for head in (64, 128):
+        for seed in range(3):
+            *values, above = tensors(2, 3, 300, head, count=4, seed=seed)
+            seen = torch.rand(2, 300, 300, generator=generator, device="cuda") < 0.5
+            mask = seen[:, None]
+
+            def masked(
+                q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor = mask
+            ) -> torch.Tensor:
+                return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+            def ours(
+                q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor = seen
+            ) -> torch.Tensor:
+                found: torch.Tensor = kernel(q, k, v, seen)
+                return found
+
+            wide = [each.double() for each in values]
+            assert distance(ours(*values), masked(*wide)) < 1e-2
+            pairs = zip(
+                gradients(ours, values, above), gradients(masked, wide, above.double()), strict=True
+            )
+            assert all(distance(one, other) < 1e-2 for one, other in pairs)
+    assert launches_of(kernel)
+    assert kernel.operator._recorded
+
+
 def test_a_profiler_of_tritons_sees_every_launch(attention: Kernel) -> None:
     from triton import knobs
 

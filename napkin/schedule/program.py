@@ -80,14 +80,26 @@ class Dim:
     extent: int
 
 
+# A thread holds two neighbours of a row of a contraction's result, and two more eight columns on. An array
+# in lines has these four next to each other, and those of a quad of lanes in four rows in turn: a warp adds
+# whole lines of 128 bytes, by vectors of 16. What a signature has in `row, column` lies in row
+# `4 * (row // 4) + column // 16 % 4` and column
+# `64 * (column // 64) + 16 * (row % 4) + 4 * (column // 2 % 4) + 2 * (column // 8 % 2) + column % 2`.
+LINE_ROWS, LINE_COLUMNS = 4, 64
+
+
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A global array: dims in memory order as its signature has them, and its storage type."""
+    """A global array: dims in memory order as its signature has them, and its storage type.
+
+    Of one `in_lines`, as arrays between kernels may be, elements of four rows have changed places.
+    """
 
     name: str
     dims: tuple[tuple[str, ...], ...]
     dtype: str
     kind: Kind
+    in_lines: bool = False
 
     @property
     def axes(self) -> tuple[str, ...]:

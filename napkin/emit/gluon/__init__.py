@@ -58,6 +58,7 @@ _OWN_HELPERS = {
     "slice",
     "take_turn",
     "tanh_approximate",
+    "where_between",
     "where_eq",
     "where_le",
     "where_lt",

@@ -1,9 +1,9 @@
 """Warp-specialised kernels whose groups add to an output: what of their printing is their own.
 
 In: a `Specialised` kernel with parts (napkin.schedule.forms.adding). Out: its functions as text. Every
-consumer puts its rows of what a part sums into shared memory, and contracts the rows of all with
-its share of the columns. Resident tiles are named anew in every chunk, at a place that the compiler
-can't know.
+consumer puts its rows of what a part sums into shared memory, and contracts the rows of all to its
+share of the part: of its rows, or of its columns where those are too few. Resident tiles are named
+anew in every chunk, at a place that the compiler can't know.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from napkin.emit.expressions import Call, Define, Leaf, Statement
+from napkin.emit.gluon.added import in_lines, vector_layout
 from napkin.emit.gluon.functions import Box, Function, ModulePrinter, ModuleText
 from napkin.emit.gluon.names import GluonNames, name_all
 from napkin.emit.triton.spelling import TRITON_TYPES, spell
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import Array, Dot, Length, Region, Store, tiles_of, walk
+from napkin.schedule.program import LINE_ROWS, Array, Dot, Length, Region, Store, tiles_of, walk
 from napkin.schedule.roles.adding_steps import cut_at_end
 from napkin.schedule.roles.barriers import Ahead, Share, Sync
 from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
@@ -32,7 +33,8 @@ _CHUNKS = {
 class AddingNames:
     """The opaque zero, the next chunk's slot, the parts' shared tiles and their layouts.
 
-    `columns` gives a consumer's share of a part's columns by dim.
+    `columns` gives a consumer's share of a part's columns by dim, all of them where it takes rows. A part
+    that threads add is `added`, in a layout of its own: `vectors`, by array.
     """
 
     zero: str
@@ -40,6 +42,8 @@ class AddingNames:
     tiles: tuple[str, ...]
     layouts: tuple[str, ...]
     columns: dict[str, str]
+    added: str
+    vectors: dict[str, str]
 
 
 def print_adding(kernel: Specialised, name: str, *, approximate: bool) -> ModuleText:
@@ -56,6 +60,7 @@ class AddingPrinter(ModulePrinter):
     ) -> None:
         super().__init__(kernel, lane, names, approximate=approximate)
         stores = [op for op in walk(self.program.operations) if isinstance(op, Store) and op.adds]
+        self.stores = {op.array: op for op in stores}.values()
         self.added = {op.array for op in stores}
         sources = {op.source for op in stores}
         self.parts = {dot.tile.name: dot for dot in self.dots if dot.tile.name in sources}
@@ -68,13 +73,43 @@ class AddingPrinter(ModulePrinter):
         names = Names(RESERVED | taken | set(_texts(self.words)) | set(_texts(self.names)))
         parts = self.kernel.parts
         columns = {dot.tile.dims[1] for dot in self.parts.values()}
+        shares = {
+            dot.tile.dims[1] for dot in self.parts.values() if not self._takes_rows(dot.tile.dims)
+        }
         return AddingNames(
             names.fresh("zero"),
             names.fresh("next_slot"),
             tuple(names.fresh(f"{part.tile.name}_shared") for part in parts),
             tuple(names.fresh(f"LAYOUT_{part.tile.name.upper()}") for part in parts),
-            {dim: names.fresh(f"SHARE_{dim.upper()}") for dim in sorted(columns)},
+            {
+                dim: names.fresh(f"SHARE_{dim.upper()}") if dim in shares else self._block(dim)
+                for dim in sorted(columns)
+            },
+            names.fresh("added"),
+            {
+                array: names.fresh(f"LAYOUT_{array.upper()}_VECTORS")
+                for array in sorted(self.added - set(self.staged))
+            },
         )
+
+    def _takes_rows(self, dims: Sequence[str]) -> bool:
+        """Tell whether consumers share out a part's rows, which reads less of shared memory than its columns.
+
+        A chunk as long as a block of rows has as many for each.
+        """
+        rows = self.program.dim(self.kernel.rows).extent
+        return self.program.dim(dims[0]).extent == rows
+
+    def _has_bounds(self) -> bool:
+        """Tell whether loops have bounds in registers: addresses are better made anew then in every chunk."""
+        return len(self.kernel.chunks) > 1
+
+    def _share_sizes(self, dims: Sequence[str]) -> tuple[int, int]:
+        """Return the rows and columns of a consumer's share of a part."""
+        rows, columns = (self.program.dim(dim).extent for dim in dims)
+        if self._takes_rows(dims):
+            return rows // self.kernel.consumers, columns
+        return rows, columns // self.kernel.consumers
 
     # --- what functions take, and the module's constants ------------------------------------------
 
@@ -86,7 +121,7 @@ class AddingPrinter(ModulePrinter):
     ) -> tuple[tuple[str, str], ...]:
         found = dict(super()._constants(functions, boxes))
         for dot in self.parts.values():
-            extent = self.program.dim(dot.tile.dims[1]).extent // self.kernel.consumers
+            _, extent = self._share_sizes(dot.tile.dims)
             found[self.adding.columns[dot.tile.dims[1]]] = str(extent)
             found[self.words.layouts[dot.tile.dims]] = (
                 "gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], "
@@ -100,16 +135,29 @@ class AddingPrinter(ModulePrinter):
                 f"gl.NVMMASharedLayout(swizzle_byte_width={swizzle}, "
                 f"element_bitwidth={8 * size}, rank=2)"
             )
+        for store in self.stores:
+            if store.array in self.adding.vectors:
+                is_ordered = self.program.array(store.array).in_lines
+                share = self._share_sizes(store.source_dims)
+                layout = vector_layout(*share, in_lines=is_ordered)
+                found[self.adding.vectors[store.array]] = layout
         return tuple(found.items())
 
     def box(self, array: Array, *, by_rows: bool) -> tuple[str, ...]:
-        """Return the box of an array; of one that is added to, a consumer's share of the columns."""
+        """Return the box of an array; of one that is added to, a consumer's share of the part."""
         box = super().box(array, by_rows=by_rows)
         if array.name not in self.added:
             return box
-        dim = self.program.axis(array.axes[-1]).dim
-        assert dim is not None
-        return (*box[:-1], self.adding.columns[dim])
+        places = self._places(array)
+        (first, rows), (last, columns) = places.items()
+        share = {rows: "ROWS" if self._takes_rows([first, last]) else box[rows]}
+        share[columns] = self.adding.columns[last]
+        return tuple(share.get(place, extent) for place, extent in enumerate(box))
+
+    def _places(self, array: Array) -> dict[str, int]:
+        """Return where the axes of an array with tiles stand among all of its axes, by dim."""
+        dims = ((self.program.axis(axis).dim, place) for place, axis in enumerate(array.axes))
+        return {dim: place for dim, place in dims if dim is not None}
 
     def _start_partitions(self, *functions: Function) -> None:
         named = zip(self.kernel.parts, self.adding.tiles, self.adding.layouts, strict=True)
@@ -243,11 +291,58 @@ class AddingPrinter(ModulePrinter):
         ring = self.rings[self.slots[each.right].ring]
         matrix = ", ".join(self._extent_of(dim, by_rows=False) for dim in ring.load.tile.dims)
         right = f"{self.words.buffers[ring.name]}.index({self._place_of(ring)}).reshape([{matrix}])"
-        right += f".slice({self.words.consumer} * {columns}, {columns}, 1)"
-        shape = f"[{self._extent_of(each.tile.dims[0])}, {columns}]"
-        zeros = f"tl.zeros({shape}, tl.float32, {self.layout(each.tile.dims)})"
-        left = f"{self.shared[each.left]}.permute((1, 0))"
+        left, rows = self.shared[each.left], self._extent_of(each.tile.dims[0])
+        if self._takes_rows(each.tile.dims):
+            rows = "ROWS"
+            left += f".slice({self.words.consumer} * ROWS, ROWS, 1)"
+        else:
+            right += f".slice({self.words.consumer} * {columns}, {columns}, 1)"
+        zeros = f"tl.zeros([{rows}, {columns}], tl.float32, {self.layout(each.tile.dims)})"
+        left += ".permute((1, 0))"
         return f"warpgroup_mma({left}, {right}, {zeros}, use_acc=False, is_async=True)"
+
+    def _share_of(self, dims: Sequence[str]) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Return the rows and columns of a consumer's share of a part, and where they start in it."""
+        columns, consumer = self.adding.columns[dims[1]], self.words.consumer
+        if self._takes_rows(dims):
+            return ("ROWS", columns), (f"{consumer} * ROWS", "")
+        return (self._extent_of(dims[0]), columns), ("", f"{consumer} * {columns}")
+
+    def _store(self, each: Store) -> None:
+        """Print a store; a part that no stage is for is added from registers, by vectors of four."""
+        if not each.adds or each.array in self.staged:
+            super()._store(each)
+            return
+        array, layout = self.program.array(each.array), self.adding.vectors[each.array]
+        extents, starts = self._share_of(each.source_dims)
+        added, zero, where = self.adding.added, self.adding.zero, self.names.tiles[each.array]
+        source = self._leaf(each.source, each.source_dims)
+        if array.in_lines:
+            source = in_lines(source, *extents)
+        self._line(f"{added} = tl.convert_layout({source}, {layout})")
+        (rows, columns), (row, column) = extents, starts
+        row_lane = f"tl.arange(0, {rows}, gl.SliceLayout(1, {layout}))"
+        column_lane = f"tl.arange(0, {columns}, gl.SliceLayout(0, {layout}))"
+        at = ""
+        for axis in array.axes:
+            dim, start = self.program.axis(axis).dim, self._start(axis)
+            if dim is not None:
+                own = (row, column)[each.source_dims.index(dim)]
+                start = " + ".join(part for part in (start, own) if part not in ("0", "")) or "0"
+            size = self._size(axis)
+            if dim == each.source_dims[0]:
+                if array.in_lines:
+                    size = f"(tl.cdiv({size}, {LINE_ROWS}) * {LINE_ROWS})"
+                mask = f"({start} + {row_lane} < {size})[:, None]"
+            if not at:
+                first = f"{start} + {zero}" if self._has_bounds() else start
+                at = f"tl.cast({first}, tl.int64)"
+            else:
+                at = f"({at}) * {size}" + ("" if start == "0" else f" + {start}")
+        last = self._size(array.axes[-1])
+        lanes = [f"{row_lane}[:, None] * {last}", f"{column_lane}[None, :]"]
+        self._sum(where, (self.names.pointers[each.array], [at], lanes))
+        self._line(f'tl.atomic_add({where}, {added}, mask={mask}, sem="relaxed", scope="gpu")')
 
     def _store_staged(self, each: Store, staged: Staged) -> None:
         """Print how the copy engine adds a part to an output; what lies past an end it leaves out."""
@@ -257,10 +352,12 @@ class AddingPrinter(ModulePrinter):
         array = self.program.array(each.array)
         slot = f"{self.words.stages[each.array]}.index({self.words.consumer})"
         dims = each.source_dims
-        columns = self.adding.columns[dims[1]]
-        view = f"{slot}.reshape([{self._extent_of(dims[0])}, {columns}])"
+        extents, starts = self._share_of(dims)
+        view = f"{slot}.reshape([{', '.join(extents)}])"
         corner = [self._start(axis) for axis in array.axes]
-        corner[-1] = f"{self.words.consumer} * {columns}"
+        for dim, place in self._places(array).items():
+            parts = (corner[place], starts[dims.index(dim)])
+            corner[place] = " + ".join(part for part in parts if part not in ("0", "")) or "0"
         self._line("tma.store_wait(0)")  # of the chunk before
         self._line("tl.thread_barrier()")
         self._line(f"{view}.store({self._leaf(each.source, dims)})")

@@ -14,7 +14,7 @@ from napkin.diagram import print_dims
 from napkin.emit.triton.spelling import Spelling
 from napkin.emit.triton.values import KernelText
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import Array, Load, Path, Program, walk
+from napkin.schedule.program import LINE_ROWS, Array, Load, Path, Program, walk
 
 TORCH_TYPES = {
     "bf16": "torch.bfloat16",
@@ -162,6 +162,8 @@ class EntryPrinter:
 
     def _shape(self, each: Array) -> str:
         dims = [" * ".join(self.sizes[axis] for axis in dim) for dim in each.dims]
+        if each.in_lines:
+            dims[-2] = f"triton.cdiv({dims[-2]}, {LINE_ROWS}) * {LINE_ROWS}"
         return f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
 
     def _first(self) -> str:

@@ -70,6 +70,8 @@ class MemoryPrinter(ValuePrinter):
         dims: tuple[str, ...],
     ) -> tuple[str, list[str], list[str]]:
         """Return an array's base, the 64-bit offsets of the tile in it, and the lanes' in the tile."""
+        if self.program.array(array).in_lines:
+            return self._pointer_in_lines(array, indices, dims)
         tile_at, lanes = list[str](), list[str]()
         axes = self.program.array(array).axes
         for axis, index, is_tile in zip(axes, indices, gathered, strict=True):
@@ -86,6 +88,24 @@ class MemoryPrinter(ValuePrinter):
                 lane = self._expand(self.names.lanes[index], (where.dim,), dims)
                 lanes.append(f"{lane} * {stride}")
         return self.names.pointers[array], tile_at, lanes
+
+    def _pointer_in_lines(
+        self, array: str, indices: Sequence[str], dims: tuple[str, ...]
+    ) -> tuple[str, list[str], list[str]]:
+        """Return the same of an array whose rows and columns have changed places."""
+        *outer, row, column = self.program.array(array).axes
+        strides = [self.names.strides[array, axis] for axis in (*outer, row, column)]
+        tile_at = [
+            f"tl.cast({self._start(index)}, tl.int64) * {stride}"
+            for index, stride in zip(indices[: len(outer)], strides, strict=False)
+        ]
+        places = list[str]()
+        for index in indices[len(outer) :]:
+            dim = self.program.axis(index).dim
+            assert dim is not None
+            places.append(self._expand(f"({self._position(index)})", (dim,), dims))
+        inside = self._helper("in_lines", "_in_lines", [*places, *strides[len(outer) :]])
+        return self.names.pointers[array], tile_at, [inside]
 
     def _sum(self, name: str, pointer: tuple[str, list[str], list[str]]) -> None:
         """Print a pointer; a long one over several lines: its base, the tile's offsets, the lanes'."""

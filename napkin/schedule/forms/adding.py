@@ -4,11 +4,12 @@ In: a `KernelPlan` whose Program adds to an output. Out: its warp-specialised fo
 why there is none. Consumers share out the rows as ever (`specialise`); a part of such an output
 sums over rows, those of all consumers. What it multiplies is computed with rows first, so that a
 consumer's own sums take it from registers; turned, every consumer takes the rows of all of them
-from shared memory, and gives a share of the part's columns.
+from shared memory, and gives its share of the part.
 
 A step issues first the contractions of what it loads. Sums that it adds to follow as their operands
-are there, then the parts, which leave through shared memory by the copy engine's reductions. A
-step's sums are finished in it; while its parts leave, the first contraction of the next one runs.
+are there, and the parts, which leave through shared memory by the copy engine's reductions: behind
+the sums, or where chunks are long before those of the same operand. A step's sums are finished in
+it; while its parts leave, the first contraction of the next one runs.
 
 It is not asked here whether this form is faster than the plain one.
 """
@@ -41,7 +42,9 @@ from napkin.schedule.program import (
 )
 from napkin.schedule.roles.adding_steps import (
     finished_apart,
+    parts_first,
     read_late,
+    slots_together,
     with_contraction_ahead,
     with_shares,
 )
@@ -49,8 +52,9 @@ from napkin.schedule.roles.barriers import (
     Slot,
     with_barriers,
 )
-from napkin.schedule.roles.maker import BARRIER_BYTES, Maker
+from napkin.schedule.roles.maker import BARRIER_BYTES, REGISTERS, Maker
 from napkin.schedule.roles.obstacles import OPERANDS, find_obstacle, shared_tiles, tile_registers
+from napkin.schedule.roles.vectors import in_every_loop, is_vector
 from napkin.schedule.roles.warps import Chunks, Part, Ring, Specialised, Staged
 from napkin.schedule.tiling.kernel import KernelPlan, storage_types
 
@@ -94,13 +98,13 @@ def _row_axis(program: Program) -> str | None:
 
 def _form(program: Program, rows: str, shared_limit: int, stages: int) -> Specialised | str:
     """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
-    joined = _one_walk(join_bounds(program))
+    joined = _one_walk(in_every_loop(join_bounds(program)))
     if isinstance(joined, str):
         return joined
     reason = find_obstacle(_without_parts(joined), rows) or _part_obstacle(joined, rows)
     if reason is not None:
         return reason
-    made = _Adding(joined, rows, stages).run(shared_limit)
+    made = _Adding(joined, rows, stages, by_threads=_threads_add(joined)).run(shared_limit)
     if made.shared_bytes + BARRIER_BYTES > shared_limit:
         return f"the rings take {made.shared_bytes} bytes of shared memory"
     words = tile_registers(_without_parts(_hot(joined)), _CONSUMERS, together=True)
@@ -108,6 +112,17 @@ def _form(program: Program, rows: str, shared_limit: int, stages: int) -> Specia
     if words + _BESIDE_TILES > made.registers[0]:
         return f"the tiles of a consumer take {words} registers a thread"
     return made
+
+
+def _threads_add(program: Program) -> bool:
+    """Tell whether threads add parts from registers, to addresses for which every loop's tiles leave room.
+
+    A part that waits for the copy engine in shared memory takes of its bandwidth, which is what contractions
+    of 64 rows have least of. Where several loops mask it was not measured.
+    """
+    words = tile_registers(_without_parts(program), _CONSUMERS, together=True)
+    words += _label_registers(program)
+    return len(_masking(_loops(program))) < 2 and words + _BESIDE_TILES <= REGISTERS[_CONSUMERS][0]
 
 
 def _hot(program: Program) -> Program:
@@ -134,12 +149,18 @@ def _masking(loops: Sequence[Loop]) -> list[Loop]:
 
 
 def _label_registers(program: Program) -> int:
-    """Return the registers of whole numbers along a chunk, which a mask tests: four lanes hold all."""
+    """Return the registers of whole numbers along a chunk, which a mask tests: four lanes hold all.
+
+    Those that come by a ring are read when the mask is, and take none that scores do not.
+    """
     labels = [
         sum(
             extent(op.tile.dims, program)
             for op in loop.body
-            if isinstance(op, Load) and op.tile.kind is Kind.INT and len(op.tile.dims) == 1
+            if isinstance(op, Load)
+            and op.tile.kind is Kind.INT
+            and len(op.tile.dims) == 1
+            and not is_vector(op, loop, program)
         )
         for loop in _loops(program)
     ]
@@ -266,8 +287,9 @@ def _has_box(program: Program, store: Store) -> bool:
 class _Adding(Maker):
     """Puts the parts of the form together: as `Maker`, but for sums over the rows of all consumers."""
 
-    def __init__(self, program: Program, rows: str, stages: int) -> None:
+    def __init__(self, program: Program, rows: str, stages: int, *, by_threads: bool) -> None:
         super().__init__(program, rows, _CONSUMERS, stages)
+        self.by_threads = by_threads
         added = _added(program)
         self.dots = [op for op in self.loops[-1].body if isinstance(op, Dot)]
         self.parts = [dot for dot in self.dots if dot.tile.name in added]
@@ -276,15 +298,18 @@ class _Adding(Maker):
     def run(self, shared_limit: int) -> Specialised:
         """Put the parts together; what is turned has a ring of its own, or one slot, as there is room."""
         if len(_masking(self.loops)) > 1:  # it was not measured whether either pays there
-            return self._with_slots(1, shared_limit)
-        made = self._with_slots(self.stages if self._is_long() else 1, shared_limit)
+            return slots_together(self._with_slots(1, shared_limit))
+        made = self._with_slots(self.stages, shared_limit)
         if made.shared_bytes + BARRIER_BYTES > shared_limit:
             made = self._with_slots(1, shared_limit)
-        return with_contraction_ahead(made)
+        return slots_together(with_contraction_ahead(made))
 
-    def _is_long(self) -> bool:
-        """Tell whether a chunk is as long as a block of rows: naming slots spills in shorter ones."""
-        return all(
+    def _parts_first(self) -> bool:
+        """Tell whether it pays to contract parts first, so that sums run as they leave.
+
+        It does where threads are to issue their additions, and where a chunk is as long as a block of rows.
+        """
+        return self.by_threads or all(
             self.program.dim(dot.tile.dims[0]).extent >= _CONSUMERS * ROWS for dot in self.parts
         )
 
@@ -292,8 +317,7 @@ class _Adding(Maker):
         turned = {dot.left: self._turned(dot, slots) for dot in self.parts}
         room = sum(each.slots * each.slot_bytes for each in turned.values())
         made = super().run(shared_limit - room)
-        # Whether handing groups out pays here too was not measured.
-        return replace(made, parts=tuple(turned.values()), dispatched=False)
+        return replace(made, parts=tuple(turned.values()))
 
     def _turned(self, dot: Dot, slots: int) -> Part:
         tiles = {tile.name: tile for tile in tiles_of(self.loops[-1].body)}
@@ -322,7 +346,7 @@ class _Adding(Maker):
         return tuple(rings)
 
     def _staged(self, rings: Sequence[Ring], shared_limit: int) -> tuple[Staged, ...]:
-        added = [op for op in self.loops[-1].body if isinstance(op, Store)]
+        added = [op for op in self.loops[-1].body if isinstance(op, Store) and not self.by_threads]
         parts = tuple(Staged(op, None, self._store_bytes(op)) for op in added)
         room = sum(self.consumers * each.slot_bytes for each in parts)
         return (*parts, *super()._staged(rings, shared_limit - room))
@@ -332,7 +356,10 @@ class _Adding(Maker):
     ) -> Chunks:
         streamed = [op.tile.name for op in loop.body if self._is_streamed(op)]
         seen = {name: slots[name] for name in streamed}
-        late = read_late(with_barriers(loop.body, seen, frozenset()))
+        body = loop.body
+        if self._parts_first():
+            body = parts_first(body, {dot.tile.name for dot in self.parts})
+        late = read_late(with_barriers(body, seen, frozenset()))
         steps = finished_apart(late, {slot: name for name, slot in seen.items()})
         tiles = {tile.name: tile for tile in tiles_of(loop.body)}
         return Chunks(loop, tuple(with_shares(steps, tiles)), False)

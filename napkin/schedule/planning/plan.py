@@ -7,9 +7,9 @@ pieces are predicted to be faster; an `on` block fixes one kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 
 from napkin.algebra.derive import Derivation
 from napkin.diagram import Diagram, Relabelling, implied_sizes
@@ -18,8 +18,16 @@ from napkin.machine import Machine, load_machine, machine_names
 from napkin.operators import Pipeline
 from napkin.schedule.forms.form import in_plain_form, with_forms
 from napkin.schedule.layout import argument_arrays, output_arrays
-from napkin.schedule.planning.cuts import Found, Refused, Setting, find_cut, total_seconds
-from napkin.schedule.planning.hulls import with_hulls
+from napkin.schedule.planning.cuts import (
+    Found,
+    Refused,
+    Setting,
+    find_cut,
+    total_seconds,
+)
+from napkin.schedule.planning.flops import left_by_mask
+from napkin.schedule.planning.lines import in_memory_order, with_lines
+from napkin.schedule.planning.options import best_kernels, bounded
 from napkin.schedule.planning.segments import segment_counts, with_segments
 from napkin.schedule.program import Array, AxisRole
 from napkin.schedule.tiling.kernel import (
@@ -30,10 +38,8 @@ from napkin.schedule.tiling.kernel import (
     storage_types,
 )
 from napkin.schedule.tiling.tilings import is_narrow_float
+from napkin.schedule.timing.predict import guessed_scalars
 from napkin.schedule.units import listed
-
-_WORTH_APART = 1.1  # times as long as a cut in more kernels: their forms are predicted no better
-_WORTH_ORDER = 1.09  # times as long as what adds up in no order: predictions say 1.10 of 1.104
 
 __all__ = ["KernelPlan", "Plan", "make_plan", "storage_types"]
 
@@ -98,7 +104,8 @@ class Plan:
     @property
     def plain(self) -> Plan:
         """The same plan with every kernel as a plain loop, which Triton's interpreter can run."""
-        return replace(self, kernels=tuple(in_plain_form(each) for each in self.kernels))
+        plain = (in_memory_order(in_plain_form(each)) for each in self.kernels)
+        return replace(self, kernels=tuple(plain))
 
     def __str__(self) -> str:
         from napkin.schedule.planning.show import show_plan  # which reads plans
@@ -133,11 +140,14 @@ def make_plan(
     one, tightest = _one_kernel(derivation, setting, hand)
     where = tuple(setting.lengths.items())
     adds = _may_add(machine, deterministic)
-    found = None if hand else find_cut(_sized(diagram, given), setting, one, adds=adds)
     shared = () if hand or one is None else with_segments(one)
+    uncut = total_seconds(shared) if shared else inf
+    found = None if hand else _found(derivation, setting, one, uncut, adds=adds)
+    whole = with_forms(bounded(shared), by_hand=False) if isinstance(found, Found) else ()
     if isinstance(found, Found):
-        kernels = _chosen(found, deterministic)
-        if not shared or len(shared) == 1 or total_seconds(kernels) < total_seconds(shared):
+        kernels = best_kernels(found, total_seconds(whole) if whole else inf, deterministic)
+        if kernels is not None:
+            kernels = with_lines(kernels, {each.name for each in diagram.outputs})
             return Plan(diagram, machine, where, dtype, kernels, one or tightest)
     if one is None:
         largest = None
@@ -146,8 +156,19 @@ def make_plan(
         misfit = found if isinstance(found, Refused) else None
         reason = _nothing_fits(diagram, machine, hand, tightest, misfit, largest)
         raise NapkinError([reason])
-    made = with_forms(_bounded(shared) if shared else (one,), by_hand=hand is not None)
+    made = whole or with_forms(bounded(shared) if shared else (one,), by_hand=hand is not None)
     return Plan(diagram, machine, where, dtype, made, one if len(shared) > 1 else None)
+
+
+def _found(
+    derivation: Derivation, setting: Setting, one: KernelPlan | None, uncut: float, *, adds: bool
+) -> Found | Refused | None:
+    """Return cuts of the diagram, judged by what its mask leaves of the contractions."""
+    lengths = setting.lengths
+    scalars = {} if one is None else guessed_scalars(one.program, lengths)
+    setting = replace(setting, masked=left_by_mask(derivation, lengths, scalars))
+    sized = _sized(derivation.diagram, setting.given)
+    return find_cut(sized, setting, one, adds=adds, otherwise=uncut)
 
 
 def _one_kernel(
@@ -164,44 +185,6 @@ def _one_kernel(
 def _may_add(machine: Machine, deterministic: bool | None) -> bool:
     """Return whether a plan may add sums up in memory: unless it is asked for, by warps with roles alone."""
     return machine.has("wgmma") if deterministic is None else not deterministic
-
-
-def _bounded(kernels: Sequence[KernelPlan]) -> tuple[KernelPlan, ...]:
-    """Return the kernels with those before them that find the hulls of their masks."""
-    taken = {array.name for each in kernels for array in each.program.outputs}
-    found: list[KernelPlan] = []
-    for each in kernels:
-        made = with_hulls(each, taken)
-        taken |= {array.name for one in made for array in one.program.outputs}
-        found += made
-    return tuple(found)
-
-
-def _chosen(found: Found, deterministic: bool | None) -> tuple[KernelPlan, ...]:
-    """Return the kernels in their forms, with sums added up in memory where they may be and it is faster.
-
-    Unless it is asked for, plain loops do not add: on an H200 they took 1.4 to 2.3 times as long as two
-    kernels, and longer than predicted.
-    """
-    ordered = with_forms(_bounded(found.kernels), by_hand=False)
-    apart = [with_forms(_bounded(each), by_hand=False) for each in found.apart]
-    seconds = min(map(total_seconds, (ordered, *apart)))
-    if total_seconds(ordered) > _WORTH_APART * seconds:
-        ordered = min(apart, key=total_seconds)
-    if deterministic:
-        return ordered
-    adding = [with_forms(_bounded(each), by_hand=False) for each in found.adding]
-    if deterministic is None:
-        adding = [each for each in adding if not any(map(_adds_by_threads, each))]
-    if not adding:
-        return ordered
-    best = min(adding, key=total_seconds)
-    least = _WORTH_ORDER if deterministic is None else 1.0
-    return best if seconds > least * total_seconds(best) else ordered
-
-
-def _adds_by_threads(kernel: KernelPlan) -> bool:
-    return kernel.form is None and bool(kernel.program.accumulated)
 
 
 def has_kernels(diagram: Diagram, machine: Machine, dtype: str) -> bool:

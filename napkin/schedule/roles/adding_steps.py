@@ -8,8 +8,9 @@ that a chunk starts with issued in the chunk before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 from napkin.schedule.program import Compute, Dot, Length, Load, Operation, Positions, Tile
 from napkin.schedule.roles.barriers import Ahead, Await, Finish, Release, Share, Slot, Step
@@ -53,6 +54,16 @@ def finished_apart(steps: Sequence[Step], names: Mapping[Slot, str]) -> list[Ste
                     found.append(waiting.pop(name))
         found += waiting.values()
     return found
+
+
+def parts_first(body: Sequence[Operation], added: Collection[str]) -> tuple[Operation, ...]:
+    """Issue the parts of sums before other contractions of what they multiply: they leave meanwhile."""
+    parts = [op for op in body if isinstance(op, Dot) and op.tile.name in added]
+    shared = {dot.left for dot in parts}
+    others = [op for op in body if op not in parts]
+    takers = (i for i, op in enumerate(others) if isinstance(op, Dot) and op.left in shared)
+    place = next(takers, None)
+    return tuple(body) if place is None else (*others[:place], *parts, *others[place:])
 
 
 def cut_at_end(body: Sequence[Operation], rows: str) -> frozenset[str]:
@@ -117,8 +128,9 @@ def with_contraction_ahead(form: Specialised) -> Specialised:
 
 
 def _one_ahead(steps: Sequence[Step], first: Dot, slots: Mapping[str, Slot]) -> Iterator[Step]:
-    """Finish a chunk's first contraction at its start, and issue the next one's behind its last."""
-    own, place = slots[first.right], _place_ahead(steps)
+    """Finish a chunk's first contraction at its start, and issue the next one's behind its first part."""
+    own = slots[first.right]
+    steps, place = _older_finished(steps)
     ahead = Ahead(first, own, is_first=False)
     running: list[str] = []
     yield Finish((first.tile.name,), 0)
@@ -133,14 +145,62 @@ def _one_ahead(steps: Sequence[Step], first: Dot, slots: Mapping[str, Slot]) -> 
         yield step
 
 
-def _place_ahead(steps: Sequence[Step]) -> int:
-    """Return where the next chunk's contraction is issued: once the oldest of this one's is finished."""
-    place = 1 + max(place for place, step in enumerate(steps) if isinstance(step, Dot))
-    place += isinstance(steps[place], Finish)
-    while isinstance(steps[place], Release):
-        place += 1
-    return place
+def _older_finished(steps: Sequence[Step]) -> tuple[tuple[Step, ...], int]:
+    """Finish what was issued before rows were shared as soon as a part is issued; return where that is."""
+    share = next(i for i, step in enumerate(steps) if isinstance(step, Share))
+    older = {step.tile.name for step in steps[:share] if isinstance(step, Dot)}
+    place = 1 + next(
+        share + i
+        for i, step in enumerate(steps[share:])
+        if isinstance(step, Dot) and step.accumulator is None
+    )
+    early: list[Step] = []
+    late: list[Step] = []
+    for step in steps[place:]:
+        is_older = isinstance(step, Finish) and older.issuperset(step.tiles)
+        is_released = isinstance(step, Release) and bool(early) and not late
+        (early if is_older or is_released else late).append(step)
+    return (*steps[:place], *early, *late), place + len(early)
 
 
 def _finishes(step: Step, name: str) -> bool:
     return isinstance(step, Finish) and step.tiles == (name,)
+
+
+# --- a slot's barriers ----------------------------------------------------------------------------
+
+
+def slots_together(form: Specialised) -> Specialised:
+    """Fill and empty what comes with a chunk together: every barrier costs a consumer's warps two meetings.
+
+    A slot is awaited where the first of them is, and released where the last one is.
+    """
+    streamed = {ring.name for ring in form.rings if not ring.resident}
+    ahead = [step.slot.ring for step in form.prelude if isinstance(step, Ahead)]
+    handled = [step.slot.ring for step in form.chunks[0].steps if _handles(step, streamed)]
+    first = (*ahead, *handled)[0]
+    led = streamed - {first}
+    rings = [replace(ring, leader=first) for ring in form.rings if ring.name in led]
+    rings = [*(ring for ring in form.rings if ring.name not in led), *rings]
+    chunks = (
+        replace(each, steps=tuple(_handled_once(each.steps, streamed, first)))
+        for each in form.chunks
+    )
+    return replace(form, rings=tuple(rings), chunks=tuple(chunks))
+
+
+def _handled_once(steps: Sequence[Step], streamed: Collection[str], first: str) -> Iterator[Step]:
+    """Wait for a chunk's slots once, at first, unless that was in the chunk before; release them at last."""
+    handled = [step for step in steps if _handles(step, streamed)]
+    waits = [step for step in handled if isinstance(step, Await)]
+    is_awaited = any(step.slot.ring == first for step in waits)
+    last = [step for step in handled if isinstance(step, Release)][-1]
+    for step in steps:
+        if step is last:
+            yield replace(step, slot=replace(step.slot, ring=first))
+        elif not _handles(step, streamed) or (is_awaited and step is waits[0]):
+            yield step
+
+
+def _handles(step: Step, streamed: Collection[str]) -> TypeGuard[Await | Release]:
+    return isinstance(step, Await | Release) and step.slot.ring in streamed

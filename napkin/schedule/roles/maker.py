@@ -14,6 +14,7 @@ from typing import TypeGuard
 from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.liveness import entry_of, reads, writes
+from napkin.schedule.order import handed_order
 from napkin.schedule.program import Assign, Dot, Fill, Load, Loop, Operation, Program, Store
 from napkin.schedule.roles.barriers import (
     Await,
@@ -33,7 +34,7 @@ from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
 
 _MAX_WHOLE = 256
 # Registers of a consumer's and the producer's threads, by the number of consumers.
-_REGISTERS = {3: (160, 32), 2: (240, 24)}
+REGISTERS = {3: (160, 32), 2: (240, 24)}
 BARRIER_BYTES = 1024
 
 
@@ -90,9 +91,12 @@ class Maker:
             self._chunks(loop, slots, carried, is_single=number == alone)
             for number, loop in enumerate(bounds.loops)
         )
+        behind = [self._chunks(loop, slots, carried, is_single=False) for loop in bounds.behind]
         prelude, drain = self._ends(place, rings, staged, slots)
+        is_bound_by_data = any(isinstance(op, Load) for op in place)
+        ordered = handed_order(self.program, place, self.rows) if is_bound_by_data else self.program
         return Specialised(
-            self.program,
+            ordered,
             self.rows,
             self.consumers,
             rings,
@@ -102,8 +106,9 @@ class Maker:
             (*bounds.own, *prelude),
             chunks,
             drain,
-            _REGISTERS[self.consumers],
-            dispatched=any(isinstance(op, Load) for op in place),
+            REGISTERS[self.consumers],
+            dispatched=is_bound_by_data,
+            behind=tuple(behind),
         )
 
     def _rings(self) -> tuple[Ring, ...]:

@@ -54,10 +54,11 @@ def _is_load(step: Step, tiles: Collection[str]) -> bool:
 
 
 def _held(steps: Sequence[Step], ring: str, tiles: Collection[str]) -> tuple[Step, ...]:
-    """Await the ring's slot before the first of the loads, and release it behind the last."""
+    """Await the ring's slot before the first of the loads; if a chunk releases it, do so behind the last."""
     loads = [place for place, step in enumerate(steps) if _is_load(step, tiles)]
     if not loads:
         return tuple(steps)
+    # A matrix that the next chunk still reads is released there, when the values have been read.
     slot = Slot(ring, 0)
     before, within, behind = (
         list(steps[: loads[0]]),
@@ -68,7 +69,7 @@ def _held(steps: Sequence[Step], ring: str, tiles: Collection[str]) -> tuple[Ste
         before.append(Await(slot))
         within = [step for step in within if step != Await(slot)]
         behind = [step for step in behind if step != Await(slot)]
-    if Release(slot) not in behind:
+    if Release(slot) in (*before, *within):
         behind.insert(0, Release(slot))
         before = [step for step in before if step != Release(slot)]
         within = [step for step in within if step != Release(slot)]

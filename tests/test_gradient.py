@@ -21,6 +21,7 @@ from napkin.cli import main
 from napkin.diagram import (
     Box,
     Diagram,
+    Gather,
     Input,
     Pointwise,
     Reduce,
@@ -130,6 +131,15 @@ def test_a_forward_and_a_backward_read_back_as_themselves(name: str) -> None:
         "A[x % 3, y % 2] * x",
         "sum[x](A[y, x // 2] * x)",
         "where(x % 2 == 0, A, 0) * size(y)",
+        "A[y, y - x + 1] * x",
+        "A[y, clip(y - x + 1, 1, 2)] * B",
+        "A[y, clip(x - y, 2, 1)] * B",
+        "A[y, clip(y - x, 0, 0)] * B",
+        "A[y, max2(1, 2 - x)] * B",
+        "A[clip(2 - y, 0, 1), clip(y - x, 0, size(x) - 2)] * B",
+        "A[y, 2 * y - 2 * x] * B",
+        "A[y, clip(x - table[x], 0, 2)] * B",
+        "sum[x](A[y, clip(y - x + 2, 1, 3)] * B)",
     ],
 )
 def test_every_operator_has_its_derivative(formula: str) -> None:
@@ -447,6 +457,25 @@ def test_a_layer_s_backward_stores_halves_and_multiplies_no_one_hot() -> None:
         if len([1 for output in each.derivation.diagram.outputs if "x" in output.axes]) == 2
     )
     assert [output.axes[-2] for output in both.outputs] == ["x", "x"]
+
+
+def test_a_table_read_by_distance_has_a_gradient_that_tries_no_position() -> None:
+    """Every score belongs to one distance: no kernel compares it with each of them."""
+    kernels = plan_of("relative_bias", "hopper").kernels
+    diagrams = [each.derivation.diagram for each in kernels]
+    for diagram in diagrams:
+        tried = [
+            box
+            for box in diagram.boxes
+            if isinstance(box, Pointwise) and box.operator == "eq" and {"r", "x"} <= set(box.axes)
+        ]
+        assert not tried
+    (read,) = (
+        each
+        for each in diagrams
+        if any(isinstance(box, Gather) for box in each.boxes) and "r" in each.outputs[0].axes
+    )
+    assert [box.over for box in read.boxes if isinstance(box, Reduce)] == [("q",)]
 
 
 def test_weights_that_the_forward_normalised_are_no_overflow() -> None:

@@ -1,7 +1,7 @@
-"""Boxes with other labels for some of their axes, or with more axes.
+"""Boxes at other positions of some of their axes, or with more axes.
 
-In: a graph, boxes, and the labels to give. Out: the boxes again under those labels; arrays become reads at
-the new labels' positions.
+In: a graph, boxes, and the position for each axis: another label's index, or any whole number. Out: the boxes
+at those positions; arrays become reads there.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from napkin.language.errors import InternalError
 from napkin.operators import Kind
 
 
-def relabel(graph: Graph, roots: Sequence[int], labels: Mapping[str, str]) -> tuple[int, ...]:
-    """Return boxes with other labels for some axes; arguments become reads at the new labels.
+def relabel(graph: Graph, roots: Sequence[int], positions: Mapping[str, int]) -> tuple[int, ...]:
+    """Return boxes at other positions of some axes; arguments become reads at the positions.
 
-    The new labels must be bound by no reduction inside.
+    The positions' own axes must be bound by no reduction inside.
     """
-    wanted = [(each, _free(graph, each, tuple(labels.items()))) for each in roots]
-    new: dict[tuple[int, Labels], int] = {}
+    wanted = [(each, _free(graph, each, tuple(positions.items()))) for each in roots]
+    new: dict[tuple[int, Positions], int] = {}
     pending = list(wanted)
     while pending:
         each, own = pending[-1]
@@ -39,21 +39,26 @@ def relabel(graph: Graph, roots: Sequence[int], labels: Mapping[str, str]) -> tu
     return tuple(new[one] for one in wanted)
 
 
-Labels = tuple[tuple[str, str], ...]
+Positions = tuple[tuple[str, int], ...]
 
 
-def _free(graph: Graph, each: int, labels: Labels) -> Labels:
-    return tuple(pair for pair in labels if pair[0] in graph[each].axes)
+def _free(graph: Graph, each: int, positions: Positions) -> Positions:
+    return tuple(pair for pair in positions if pair[0] in graph[each].axes)
 
 
-def _relabelled(graph: Graph, each: int, labels: Mapping[str, str], new: Mapping[int, int]) -> int:
+def _relabelled(
+    graph: Graph, each: int, positions: Mapping[str, int], new: Mapping[int, int]
+) -> int:
     box = graph[each]
     match box:
         case Input():
-            axes = [labels.get(axis, axis) for axis in box.axes]
-            return graph.gather(each, [graph.add(Index(axis)) for axis in axes])
+            indices = [
+                positions[axis] if axis in positions else graph.add(Index(axis))
+                for axis in box.axes
+            ]
+            return graph.gather(each, indices)
         case Index():
-            return graph.add(Index(labels[box.axis]))
+            return positions[box.axis]
         case Gather():
             return graph.gather(box.array, [new[index] for index in box.indices])
         case Pointwise():

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import reduce as fold
 
-from napkin.algebra.gradient.rules import Product, one_hot, shares
+from napkin.algebra.gradient.positions import at_positions
+from napkin.algebra.gradient.rules import Product, shares
 from napkin.algebra.relabel import relabel
 from napkin.diagram import (
     Constant,
@@ -126,23 +127,28 @@ class _Reverse:
             for axis, index in zip(own, box.indices, strict=True)
             if axis in box.axes and graph[index] != Index(axis)
         }
-        chosen, *indices = relabel(graph, (adjoint, *box.indices), moved)
+        labels = {axis: graph.add(Index(label)) for axis, label in moved.items()}
+        chosen, *indices = relabel(graph, (adjoint, *box.indices), labels)
         met: set[str] = set()
         for place, (axis, index) in enumerate(zip(own, indices, strict=True)):
             if self._selects_alone(chosen, indices, index, axis):
                 # A sum over one position that nothing else speaks of: whether there is such a position.
-                (walked,) = graph[index].axes
-                old = next((axis for axis, new in moved.items() if new == walked), walked)
+                (alone,) = graph[index].axes
+                old = next((axis for axis, new in moved.items() if new == alone), alone)
                 inside = graph.pointwise("lt", graph.add(Index(axis)), graph.add(Size(old)))
                 chosen = graph.pointwise("where", inside, chosen, graph.constant(0.0))
                 indices[place] = graph.add(Index(axis))
-                met.add(walked)
+                met.add(alone)
         for axis, label in moved.items():
             if label not in met:
                 chosen = self._sized(chosen, box.array, axis, label)
         woven = [moved.get(axis, axis) for axis in box.axes]
-        product = (one_hot(graph, tuple(indices), own, chosen),)
-        return self._gathered(product, own, [axis for axis in woven if axis not in met])
+        walked = [axis for axis in woven if axis not in met]
+
+        def summed(each: int) -> int:
+            return self._gathered((each,), own, walked)
+
+        return at_positions(graph, tuple(zip(own, indices, strict=True)), chosen, summed)
 
     def _sized(self, each: int, array: int, axis: str, label: str) -> int:
         """Return a box in which some read says how long a new label is: the array's own, if there is none."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import log, pi, sqrt
 
-from napkin.diagram import Constant, Graph, Index, Pointwise, Reduce, Size
+from napkin.diagram import Constant, Graph, Pointwise, Reduce
 from napkin.operators import Kind
 
 Product = tuple[int, ...]
@@ -33,31 +33,6 @@ def shares(graph: Graph, each: int, adjoint: int) -> Shares:
         for operand, product in pairs
         if product is not None and graph[operand].kind is Kind.FLOAT
     ]
-
-
-def one_hot(graph: Graph, indices: Product, own: tuple[str, ...], adjoint: int) -> int:
-    """Return the adjoint where an array is read at the position `own`, else 0."""
-    chosen = adjoint
-    for axis, index in zip(own, indices, strict=True):
-        if graph[index] != Index(axis):
-            here = graph.pointwise("eq", _bounded(graph, index, axis), graph.add(Index(axis)))
-            chosen = _where(graph, here, chosen, 0.0)
-    return chosen
-
-
-def _bounded(graph: Graph, index: int, axis: str) -> int:
-    """Return a computed index as a read takes it: within the array."""
-    box = graph[index]
-    if not isinstance(box, Pointwise) or _is_bounded(graph, box):
-        return index
-    last = graph.pointwise("sub", graph.add(Size(axis)), graph.constant(1))
-    above = graph.pointwise("max2", index, graph.constant(0))
-    return graph.pointwise("min2", above, last)
-
-
-def _is_bounded(graph: Graph, box: Pointwise) -> bool:
-    inner = graph[box.operands[0]]
-    return box.operator == "min2" and isinstance(inner, Pointwise) and inner.operator == "max2"
 
 
 def inverse(graph: Graph, each: int) -> int:

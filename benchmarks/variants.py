@@ -9,6 +9,11 @@ TFLOP/s, counted twice: of the pairs of a query and a key that the mask leaves, 
 that hold such a pair, which is what any kernel of that grain has to compute. FlexAttention's block masks
 are made before; what napkin finds out of a mask's data it finds within its time. `packed` and `document`
 hold eight sequences of random lengths.
+
+What a variant computes beside its contractions, the plain kernel does not. So its least time on every
+pipeline is told as well: the operations of the cost model (`napkin cost`) for the pairs of those tiles, at
+the pipeline's rate; masks are counted in every tile. A variant's share of the longest of these times stands
+beside the plain kernel's share of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +30,19 @@ import torch
 import triton
 from peers import HIDDEN, TOKENS, WINDOW, WORKERS, Case, compile_ahead, contender, data_of
 
+from napkin.algebra.derive import derive
+from napkin.model.ideal import Ideal, ideal
+from napkin.operators import Pipeline
 from napkin.runtime.bench import run_in_turn
 from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.peers.libraries import Call
+from napkin.schedule.tiling.kernel import storage_types
 
 TILE = 64
 LENGTHS = (1024, 4096, 16384)
 HALF_HEADS = "differential"  # two maps of scores, each of half a head
+PIPELINES = (Pipeline.TENSOR, Pipeline.SFU, Pipeline.FP32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,19 @@ def flops_a_pair(case: Case) -> float:
     return 2.0 * width * HIDDEN / value
 
 
+def least_work(case: Case, pairs: float) -> Ideal:
+    """Return what a case must do on every pipeline for so many pairs of a query and a key."""
+    plan = case.plan()
+    share = pairs / (TOKENS * case.length)
+    types = storage_types(plan.diagram, plan.dtype)
+    return ideal(derive(plan.diagram), plan.machine, dict(plan.sizes), types, share)
+
+
+def microseconds(work: Ideal) -> dict[Pipeline, float]:
+    """Return the least time on every pipeline."""
+    return {each.pipeline: 1e6 * (each.seconds or 0.0) for each in work.pipelines}
+
+
 def print_row(row: Row) -> None:
     """Measure a row and print it."""
     torch._dynamo.reset()
@@ -119,6 +142,14 @@ def print_row(row: Row) -> None:
     rate, base = flops / taken["napkin"], flops_a_pair(row.plain) / 1e12 / taken["plain"]
     cells = [f"{pairs * rate:.0f}", f"{tiles * rate:.0f}", f"{known * base:.0f}"]
     cells.append(f"{tiles * rate / (known_tiles * base):.2f}")
+    least = microseconds(least_work(row.case, tiles))
+    base_least = microseconds(least_work(row.plain, known_tiles))
+    cells += [f"{least[each]:.0f}" for each in PIPELINES]
+    shares = (
+        max(times.values()) / 1e6 / taken[name]
+        for name, times in (("napkin", least), ("plain", base_least))
+    )
+    cells += [f"{share:.2f}" for share in shares]
     if "flex" in taken:
         result = mine().float()
         distance = float((result - calls["flex"]().float()).norm() / result.norm())
@@ -145,9 +176,10 @@ def main() -> None:
     print(f"{datetime.date.today()}, {versions}, bf16. Command: `python benchmarks/variants.py`.\n")
     print(
         "| diagram | length | TFLOP/s | of tiles | plain | of its tiles, variant / plain "
+        "| least on tensor cores, us | special functions | FP32 | share of the longest | plain's share "
         "| FlexAttention | napkin / it | distance |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 14)
     for row in kept:
         try:
             print_row(row)

@@ -8,7 +8,7 @@ float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ from napkin.language.errors import InternalError
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
 
 Value = Any  # an array of the arithmetic's library
+Stored = Callable[[int, Value], Value]
 
 
 class Arithmetic(Protocol):
@@ -116,13 +117,14 @@ def evaluate(
     whole: Mapping[str, Value] | None = None,
     edges: Mapping[tuple[str, str], int] | None = None,
     arithmetic: Arithmetic | None = None,
+    stored: Stored | None = None,
 ) -> dict[int, Value]:
     """Return the value of every box that the roots need.
 
     `inputs` maps a name to its array with axes in the order of the Input box (composite dims opened);
     `states` maps (name, version) likewise. To evaluate on a chunk of an axis, slice the inputs, give the
     chunk's index array in `indices`, keep the whole length in `sizes`, and give the unsliced arrays that
-    are read by position in `whole`.
+    are read by position in `whole`. What others read of a box is what `stored` makes of its value.
     """
     library = arithmetic or NumpyArithmetic()
     values: dict[int, Value] = {}
@@ -163,6 +165,8 @@ def evaluate(
                 source = (whole or {}).get(array.name)
                 read = values[box.array] if source is None else source
                 values[each] = library.gather(read, positions)
+        if stored is not None:
+            values[each] = stored(each, values[each])
     return values
 
 
@@ -233,11 +237,14 @@ def axis_sizes(diagram: Diagram, shapes: Mapping[str, Sequence[int]]) -> dict[st
 
 
 def reference(
-    diagram: Diagram, arrays: Mapping[str, npt.ArrayLike], arithmetic: Arithmetic | None = None
+    diagram: Diagram,
+    arrays: Mapping[str, npt.ArrayLike],
+    arithmetic: Arithmetic | None = None,
+    stored: Stored | None = None,
 ) -> dict[str, Value]:
     """Return every output of a diagram, memory order and composite dims as in its signature.
 
-    Arrays are taken as they are; pass float64 ones for a float64 reference.
+    Arrays are taken as they are; pass float64 ones for a float64 reference. `stored` is as in `evaluate`.
     """
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     sizes = axis_sizes(diagram, shapes)
@@ -250,9 +257,8 @@ def reference(
                 value = value.astype(np.float64)
         opened[argument.name] = open_dims(value, argument.dims, sizes)
     library = arithmetic or NumpyArithmetic()
-    values = evaluate(
-        diagram.boxes, [out.box for out in diagram.outputs], opened, sizes, arithmetic=library
-    )
+    roots = [output.box for output in diagram.outputs]
+    values = evaluate(diagram.boxes, roots, opened, sizes, arithmetic=library, stored=stored)
     results: dict[str, Value] = {}
     for output in diagram.outputs:
         whole = _align(library, values[output.box], diagram.boxes[output.box].axes, output.axes)

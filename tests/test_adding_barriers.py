@@ -13,7 +13,7 @@ from napkin.schedule.roles.barriers import Ahead, Await, Finish, Release, Share,
 from napkin.schedule.roles.warps import Specialised
 from tests.programs import diagram_of
 from tests.test_adding import SCORES, text_of
-from tests.test_gluon_adding import forms_of, kernel_of
+from tests.test_gluon_adding import forms_of, kernel_of, meeting_form_of
 from tests.test_specialise import Fault, Shared
 
 PARTS = "parts"  # the tile that consumers share
@@ -22,7 +22,7 @@ Waiting = Iterator[tuple[str, tuple[str, int], int]]
 
 
 def form_of(score: str) -> Specialised:
-    return forms_of(kernel_of(diagram_of(text_of(score))))[0]
+    return meeting_form_of(kernel_of(diagram_of(text_of(score))))
 
 
 def producer(shared: Shared, groups: Sequence[Sequence[int]]) -> Waiting:
@@ -105,6 +105,8 @@ class Consumer:
                     while len(self.running) > each.behind:
                         for where in self.running.pop(0):
                             shared.readers[where] -= 1
+                case Share() if shared.form.adder is not None:
+                    yield from self.fill()
                 case Share():
                     if shared.form.parts[each.number].slots == 1:
                         yield from self.meet()
@@ -144,9 +146,58 @@ class Consumer:
     def parts(self) -> tuple[str, int]:
         return PARTS, self.slot
 
+    def fill(self) -> Waiting:
+        """Put rows into a slot that the adder has emptied."""
+        shared, count = self.shared, self.shared.form.parts[0].slots
+        yield "empty", self.parts, (self.step // count & 1) ^ 1
+        if shared.readers.get(self.parts):
+            raise Fault("a shared tile is overwritten while it is read")
+        shared.holds[f"{PARTS} of {self.me}", self.slot] = self.step
+        shared.arrived[self.parts] = shared.arrived.get(self.parts, 0) + 1
+        if shared.arrived[self.parts] == shared.form.consumers:
+            shared.arrived[self.parts] = 0
+            shared.full[self.parts] = shared.full.get(self.parts, 0) + 1
+
     def meet(self) -> Waiting:
         self.shared.turns[self.me] = self.shared.turns.get(self.me, 0) + 1
         yield "meet", ("", self.me), self.shared.turns[self.me]
+
+
+class Adding(Consumer):
+    """The adder: it empties the slots that consumers fill."""
+
+    def run(self, groups: Sequence[Sequence[int]]) -> Waiting:
+        shared, form = self.shared, self.shared.form
+        assert form.adder is not None
+        dots = [step for step in form.adder.steps if isinstance(step, Dot)]
+        resident = {self.slots[dot.right] for dot in dots}
+        for self.turn, counts in enumerate(groups):
+            for slot in resident:
+                where, phase, _ = self.place(slot)
+                yield "full", where, phase
+            for _ in range(sum(counts)):
+                yield from self.add(form.adder.steps)
+                self.step += 1
+            for slot in resident:
+                shared.release(self.place(slot)[0])
+
+    def add(self, steps: Sequence[Step]) -> Waiting:
+        shared, count = self.shared, self.shared.form.parts[0].slots
+        for each in steps:
+            match each:
+                case Await():
+                    yield "full", self.parts, self.step // count & 1
+                case Dot():
+                    read = self.read(self.place(self.slots[each.right]))
+                    self.running.append([read, self.shares(each)])
+                case Finish():
+                    yield "time", ("", self.me), 0
+                    for where in self.running.pop(0):
+                        shared.readers[where] -= 1
+                case Release():
+                    shared.empty[self.parts] = shared.empty.get(self.parts, 0) + 1
+                case _:
+                    pass
 
 
 def simulate(
@@ -159,6 +210,8 @@ def simulate(
     shared, order = Shared(form), random.Random(seed)
     agents = [producer(shared, groups)]
     agents += [kind(shared, me).run(groups) for me in range(form.consumers)]
+    if form.adder is not None:
+        agents.append(Adding(shared, form.consumers).run(groups))
     waiting = {number: next(agent, None) for number, agent in enumerate(agents)}
 
     def is_ready(number: int) -> bool:
@@ -237,3 +290,28 @@ def simulate_often(form: Specialised, kind: type[Consumer] = Consumer) -> None:
     walks = [[3] * len(form.chunks), [4] * len(form.chunks)]
     for seed in range(40):
         simulate(form, walks, seed, kind)
+
+
+@pytest.mark.parametrize("score", SCORES[:2])
+def test_an_adder_empties_what_consumers_fill(score: str) -> None:
+    form, order = adder_form_of(score), random.Random(7)
+    for count in range(6):
+        for seed in range(6):
+            groups = [[order.randint(0, count) for _ in form.chunks] for _ in range(4)]
+            simulate(form, groups, seed)
+
+
+@pytest.mark.parametrize("lost", [Release, Await, Finish])
+def test_a_step_that_an_adder_leaves_out_is_seen(lost: type[Step]) -> None:
+    form = adder_form_of(SCORES[0])
+    assert form.adder is not None
+    steps = tuple(step for step in form.adder.steps if not isinstance(step, lost))
+    with pytest.raises(Fault):
+        simulate_often(replace(form, adder=replace(form.adder, steps=steps)))
+
+
+def adder_form_of(score: str) -> Specialised:
+    (form,) = (
+        form for form in forms_of(kernel_of(diagram_of(text_of(score)))) if form.adder is not None
+    )
+    return form

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from napkin.algebra.cut import cut
 from napkin.algebra.derive import derive
 from napkin.algebra.stored import stored_types
-from napkin.diagram import Box, Diagram, Gather, Leaf, Reduce, print_diagram, topological, verify
+from napkin.diagram import (
+    Box,
+    Diagram,
+    Gather,
+    Leaf,
+    Reduce,
+    operands_of,
+    print_diagram,
+    topological,
+    verify,
+)
 from napkin.evaluate import evaluate, open_dims
 from napkin.language import read
 from napkin.language.source import Source
@@ -269,6 +279,20 @@ def test_one_piece_gives_what_is_kept_together() -> None:
     joined = cut(diagram, boxes.values(), types, [frozenset(boxes.values())])
     assert [[each.name for each in piece.outputs] for piece in apart] == [["E"], ["F"]]
     assert joined == (diagram,)
+
+
+def test_what_only_its_own_piece_reads_is_not_kept() -> None:
+    diagram = diagram_of(
+        CHAIN.replace("-> D[m p]", "-> D[m p], R[m]") + "    R[m] = sum[n](T) + 1.0\n"
+    )
+    scores, rows = (diagram.names.index(name) for name in ("T", "R"))
+    (total,) = (each for each in operands_of(diagram.boxes[rows]) if diagram.boxes[each].axes)
+    types = storage_types(diagram, "bf16")
+    pieces = cut(diagram, [scores, total, rows], types, together=[[total, rows]])
+    given = [[output.name for output in each.outputs] for each in pieces]
+    assert ["R"] in given
+    assert sum(len(each) for each in given) == 3
+    check_same(diagram, pieces, dict.fromkeys("mknp", 4))
 
 
 def test_pieces_that_would_wait_for_each_other_are_refused() -> None:

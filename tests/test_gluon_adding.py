@@ -56,9 +56,14 @@ def forms_of(kernel: KernelPlan) -> tuple[Specialised, ...]:
     return found
 
 
+def meeting_form_of(kernel: KernelPlan) -> Specialised:
+    """Return the first form whose consumers contract the parts."""
+    return next(form for form in forms_of(kernel) if form.adder is None)
+
+
 def test_the_parts_sum_the_rows_of_all_consumers() -> None:
     kernel = kernel_of(diagram_of(text_of()))
-    (form, *_) = forms_of(kernel)
+    form = meeting_form_of(kernel)
     (part,) = form.parts
     assert part.tile.dims == ("x", "q")
     assert part.arrays == kernel.program.accumulated
@@ -80,7 +85,7 @@ def test_the_parts_sum_the_rows_of_all_consumers() -> None:
 
 def test_chunks_that_differ_in_what_the_copy_engine_masks_are_one_loop() -> None:
     full, causal = (kernel_of(diagram_of(text_of(score))) for score in SCORES[:2])
-    assert [len(forms_of(each)[0].chunks) for each in (full, causal)] == [1, 2]
+    assert [len(meeting_form_of(each).chunks) for each in (full, causal)] == [1, 2]
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -99,7 +104,7 @@ def test_a_form_s_program_gives_what_the_reference_gives(score: str) -> None:
 @pytest.mark.parametrize("name", ["attention", "causal", "window"])
 @pytest.mark.parametrize("head", [64, 128])
 def test_threads_add_what_every_loop_leaves_registers_for(name: str, head: int) -> None:
-    (form, *_) = forms_of(kernel_of(of_head(backward(name), head)))
+    form = meeting_form_of(kernel_of(of_head(backward(name), head)))
     staged = {each.store.array for each in form.staged}
     by_threads = not staged & set(form.program.accumulated)
     assert by_threads == (name == "attention" or (name == "causal" and head == 128))
@@ -107,22 +112,22 @@ def test_threads_add_what_every_loop_leaves_registers_for(name: str, head: int) 
 
 def test_a_form_adds_by_the_copy_engine_to_zeros() -> None:
     kernel = kernel_of(of_head(backward("causal"), 64))
-    text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
+    text = emit_gluon(plan_in_form(kernel, meeting_form_of(kernel)))
     ast.parse(text)
     added = sum(
-        isinstance(op, Store) and op.adds for op in walk(forms_of(kernel)[0].program.operations)
+        isinstance(op, Store) and op.adds for op in walk(meeting_form_of(kernel).program.operations)
     )
-    loops = sum(isinstance(op, Loop) for op in forms_of(kernel)[0].program.operations)
+    loops = sum(isinstance(op, Loop) for op in meeting_form_of(kernel).program.operations)
     assert added == loops
     assert text.count("_add_tile(") == 1 + added
-    assert [part.slots for part in forms_of(kernel)[0].parts] == [2]
+    assert [part.slots for part in meeting_form_of(kernel).parts] == [2]
     assert text.count("_meet()") == 1 + added
     assert "torch.zeros(" in text
 
 
 def test_threads_add_to_zeros_by_vectors() -> None:
     kernel = kernel_of(of_head(backward("attention"), 64))
-    text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
+    text = emit_gluon(plan_in_form(kernel, meeting_form_of(kernel)))
     ast.parse(text)
     assert "_add_tile(" not in text
     assert text.count("gl.atomic_add(") == 1
@@ -145,7 +150,7 @@ def test_why_there_is_no_form_is_told() -> None:
 def test_what_is_shared_has_a_slot_a_stage_unless_several_loops_mask(
     name: str, slots: int, head: int
 ) -> None:
-    (part,) = forms_of(kernel_of(of_head(backward(name), head)))[0].parts
+    (part,) = meeting_form_of(kernel_of(of_head(backward(name), head))).parts
     assert part.slots == slots
 
 
@@ -153,7 +158,7 @@ def test_what_is_shared_has_a_slot_a_stage_unless_several_loops_mask(
 @pytest.mark.parametrize("head", [64, 128])
 def test_what_arrives_with_a_chunk_is_filled_and_emptied_together(name: str, head: int) -> None:
     kernel = kernel_of(of_head(backward(name), head))
-    form = forms_of(kernel)[0]
+    form = meeting_form_of(kernel)
     streamed = {ring.name: ring for ring in form.rings if not ring.resident}
     (leader,) = (ring.name for ring in streamed.values() if ring.leader is None)
     assert len(streamed) == 4  # two matrices, and a statistic of each
@@ -182,7 +187,7 @@ def test_consumers_share_out_the_rows_of_a_part_if_each_has_enough(
     head: int, left: str, right: str
 ) -> None:
     kernel = kernel_of(of_head(backward("attention"), head))
-    text = emit_gluon(plan_in_form(kernel, forms_of(kernel)[0]))
+    text = emit_gluon(plan_in_form(kernel, meeting_form_of(kernel)))
     (made,) = (part for part in text.split("warpgroup_mma(") if "_shared.index(" in part[:40])
     assert left in made
     assert right in made
@@ -251,11 +256,11 @@ SPILLED = {
 def test_a_backward_in_one_pass_spills_no_more_than_what_was_measured(name: str, head: int) -> None:
     kernel = kernel_of(of_head(backward(name), head))
     assert {"dK", "dV"} <= {each.name for each in kernel.program.outputs}
-    found = inspect_specialised(kernel, forms_of(kernel)[0])
+    found = inspect_specialised(kernel, meeting_form_of(kernel))
     assert found.spill_store_bytes + found.spill_load_bytes <= SPILLED.get((name, head), 0)
     assert not found.warnings
     assert found.unwritten == ()
-    by_threads = {each.store.array for each in forms_of(kernel)[0].staged}.isdisjoint(
+    by_threads = {each.store.array for each in meeting_form_of(kernel).staged}.isdisjoint(
         kernel.program.accumulated
     )
     assert found.instructions["REDG" if by_threads else "UTMAREDG"]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from napkin.algebra.derive import derive
 from napkin.emit.gluon import emit_gluon, plan_in_form
+from napkin.emit.gluon.masks import NEXT, PREVIOUS, choice_helper
 from napkin.emit.gluon.masks import tests_apart as parted
 from napkin.emit.render import render
+from napkin.machine import load_machine
+from napkin.schedule.forms.specialise import specialise
 from napkin.schedule.program import Compute, Loop, Operation, Program
-from tests.programs import Tiles, arguments_of, diagram_of, program_of, run
+from napkin.schedule.tiling.kernel import rank_kernels
+from tests.programs import EXAMPLES, Tiles, arguments_of, diagram_of, program_of, run
 from tests.test_gluon import formed
 
 MASKS = (
@@ -86,11 +93,13 @@ def test_a_conjunction_that_something_else_reads_stays_whole() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tests"),
-    [("causal", {"le"}), ("window", {"le", "lt"}), ("document", {"le", "eq"})],
+    [("causal", {"le"}), ("window", set()), ("document", {"eq", "le_eq"})],
 )
 def test_a_comparison_of_whole_numbers_is_one_test_an_element(name: str, tests: set[str]) -> None:
     text = printed(name, tests_apart=True)
-    assert {each for each in ("le", "lt", "eq", "ne") if f"= _where_{each}(" in text} == tests
+    assert {
+        each for each in ("le", "lt", "eq", "ne", "le_eq") if f"= _where_{each}(" in text
+    } == tests
     loops = text[text.index("# stream x") :]
     assert "gl.where(" not in loops[: loops.index("tma.async_copy_shared_to_global(")]
 
@@ -113,6 +122,16 @@ def printed(name: str, *, tests_apart: bool) -> str:
     return emit_gluon(plan_in_form(kernel, replace(form, tests_apart=tests_apart)))
 
 
+def printed_of(source: str) -> str:
+    """Return the module of a diagram's one kernel in its form, masks tested a comparison at a time."""
+    diagram = diagram_of(source)
+    lengths = {axis: dict(diagram.sizes).get(axis, 4096) for axis in diagram.axes}
+    kernel = rank_kernels(derive(diagram), load_machine("hopper"), lengths, "bf16").kernels[-1]
+    form = specialise(kernel)
+    assert not isinstance(form, str), form
+    return emit_gluon(plan_in_form(kernel, replace(form, tests_apart=True)))
+
+
 # --- ranges -----------------------------------------------------------------------------------------
 
 
@@ -121,6 +140,48 @@ def test_a_range_of_positions_is_one_row_of_bits() -> None:
     assert len(re.findall(r"= _where_between\(\s*t1_\w+, start2\[:, None\], offs_x_\w+", text)) == 3
     assert "_where_le(" not in text
     assert "_where_between" not in printed("document", tests_apart=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "name", ["where_lt", "where_ne", "where_le_eq", "where_eq_lt", "where_ne_ne"]
+)
+def test_a_choice_by_comparisons_is_taken_where_all_hold(name: str, seed: int) -> None:
+    code = "".join(re.findall(r'"([^"]*;[^"]*)"', choice_helper(name)))
+    tests, draw = name.split("_")[1:], random.Random(seed)
+    sides = [draw.choice([*FAR, 3]) for _ in range(2 * len(tests))]
+    operands = {f"${2 + place}": each & (2**32 - 1) for place, each in enumerate(sides)}
+    found = run_ptx(code, operands | {"$1": 100, f"${2 + len(sides)}": 7})
+    hold = {"lt": operator.lt, "le": operator.le, "eq": operator.eq, "ne": operator.ne}
+    pairs = zip(tests, sides[::2], sides[1::2], strict=True)
+    assert found["$0"] == (100 if all(hold[test](a, b) for test, a, b in pairs) else 7)
+
+
+def test_a_conjunction_of_other_conditions_stays_in_parts() -> None:
+    """A pair that compares what is no whole number of 32 bits is tested apart."""
+    source = EXAMPLES["document"].read_text(encoding="utf-8").replace("int32", "int64")
+    assert "_where_le_eq" not in printed_of(source)
+
+
+def test_a_range_leaves_out_an_end_that_is_not_reached() -> None:
+    text = printed("window", tests_apart=True)
+    low = r"gl\.minimum\(t19\w*\[:, None\], 2147483646\) \+ 1"
+    assert len(re.findall(rf"= _where_between\(\s*t1_\w+, {low}, offs_x_\w+", text)) == 3
+
+
+@pytest.mark.parametrize("last", [-(2**31), -(2**31) + 1, -7, 0, 2**31 - 2, 2**31 - 1])
+def test_an_end_that_is_not_reached_is_the_next_whole_number_if_there_is_one(last: int) -> None:
+    words = {"tl": SimpleNamespace(minimum=min, maximum=max)}
+    after, before = (eval(each.format(last), words) for each in (NEXT, PREVIOUS))
+    for position in (*FAR[1:4], 2**31 - 2):
+        assert (last < position) == (after <= position)
+        assert (position < last) == (position <= before)
+    assert all(-(2**31) <= each < 2**31 for each in (after, before))
+
+
+def test_a_bound_of_64_bits_is_no_range() -> None:
+    source = EXAMPLES["packed"].read_text(encoding="utf-8").replace("int32", "int64")
+    assert "_where_between" not in printed_of(source)
 
 
 PTX: dict[str, Callable[[int, int], int]] = {
@@ -132,6 +193,10 @@ PTX: dict[str, Callable[[int, int], int]] = {
     "shl.b32": lambda a, b: a << b if b < 32 else 0,
     "shr.u32": lambda a, b: a >> b if b < 32 else 0,
     "setp.ne.u32": lambda a, b: a != b,
+    "setp.ne.s32": lambda a, b: a != b,
+    "setp.eq.s32": lambda a, b: a == b,
+    "setp.lt.s32": lambda a, b: signed(a) < signed(b),
+    "setp.le.s32": lambda a, b: signed(a) <= signed(b),
 }
 
 
@@ -147,11 +212,14 @@ def run_ptx(text: str, operands: dict[str, int]) -> dict[str, int]:
         return words[name] if name in words else int(name) & (2**32 - 1)
 
     for line in re.findall(r"([\w.]+) ([^;{}]+);", text):
-        operator, (target, *names) = line[0], line[1].split(", ")
-        if operator == "selp.f32":
+        operation, (target, *names) = line[0], line[1].split(", ")
+        if operation == "selp.f32":
             words[target] = value(names[0]) if value(names[2]) else value(names[1])
-        elif not operator.startswith(".reg"):
-            words[target] = int(PTX[operator](*map(value, names))) & (2**32 - 1)
+        elif ".and." in operation:
+            a, b, before = map(value, names)
+            words[target] = int(bool(before) and PTX[operation.replace(".and", "")](a, b))
+        elif not operation.startswith(".reg"):
+            words[target] = int(PTX[operation](*map(value, names))) & (2**32 - 1)
     return words
 
 

@@ -16,7 +16,7 @@ from napkin.runtime.inspect import inspect_plan
 from napkin.schedule.planning.plan import Plan, make_plan
 from tests.programs import diagram_of, example
 from tests.test_emit_triton import functions, imported, planned
-from tests.test_gluon import BARRIERS, needs_triton
+from tests.test_gluon import needs_triton
 
 LAYERS = """
 diagram layers(Q[h q d], K[h x d], V[h x v], A[h y v], B[h y w]) -> O[h q w]
@@ -87,8 +87,7 @@ def test_a_module_holds_plain_loops_beside_warps_with_roles() -> None:
 def test_the_kernels_of_a_module_compile_each_as_its_form_said() -> None:
     for kernel, found in zip(layers().kernels, inspect_plan(layers()), strict=True):
         assert kernel.form is not None
-        shared = kernel.form.warps.shared_bytes
-        assert shared <= found.resources.shared_bytes <= shared + BARRIERS
+        assert found.resources.shared_bytes == kernel.expected.shared_bytes
         assert found.resources.warps == kernel.form.warps.warps
         assert found.spills == 0
 
@@ -116,9 +115,10 @@ def test_a_kernel_behind_the_one_that_bounds_it_compiles_as_its_form_said() -> N
     plan = documents()
     hull, kernel = inspect_plan(plan)
     assert not hull.spills
-    (form,) = (each.form.warps for each in plan.kernels if each.form is not None)
-    assert form.dispatched
-    assert form.shared_bytes <= kernel.resources.shared_bytes <= form.shared_bytes + BARRIERS
+    (formed,) = (each for each in plan.kernels if each.form is not None)
+    assert formed.form is not None
+    assert formed.form.warps.dispatched
+    assert kernel.resources.shared_bytes == formed.expected.shared_bytes
     assert not any("C75" in warning for warning in kernel.resources.warnings)
     assert kernel.resources.unwritten == ()
     assert kernel.spills <= 72  # around the loops whose chunks a mask cuts

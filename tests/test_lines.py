@@ -102,9 +102,7 @@ def plan_of(name: str, head: int, storage: str) -> Plan:
     return make_plan(derive(sized), load_machine("hopper"), deterministic=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "head", "is_so"), [("attention", 64, True), ("causal", 64, False)]
-)
+@pytest.mark.parametrize(("name", "head", "is_so"), [("attention", 64, True), ("alibi", 64, False)])
 def test_an_array_between_kernels_lies_in_lines_where_threads_add(
     name: str, head: int, is_so: bool
 ) -> None:

@@ -111,7 +111,7 @@ def test_nan_above_a_query_stays_out_of_the_gradients_of_others(device: str) -> 
 
 # In fp16 the probabilities of so many keys fall below 2^-14, where it has fewer digits.
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dtype", "allowed"), [("bf16", 0.0), ("fp16", 4e-3)])
+@pytest.mark.parametrize(("dtype", "allowed"), [("bf16", 2 * 2.0**-8), ("fp16", 4e-3)])
 def test_long_sequences_keep_the_bound(dtype: str, allowed: float) -> None:
     from napkin.runtime.gpus import machine_at_hand
     from napkin.runtime.verify import verify
@@ -120,4 +120,4 @@ def test_long_sequences_keep_the_bound(dtype: str, allowed: float) -> None:
     sizes = {"b": 1, "h": 1, "q": 128, "x": 262_144}
     found = verify(front.plan(machine_at_hand().name, sizes=sizes, dtype=dtype), sizes=sizes)
     (check,) = found.checks
-    assert check.error <= max(allowed, check.bound), str(found)
+    assert check.error <= allowed, str(found)

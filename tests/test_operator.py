@@ -439,6 +439,8 @@ def test_forward_mode_is_refused(attention: Kernel) -> None:
         torch.func.jvp(lambda each: attention(each, k, v), (q,), (q,))
     with forward_ad.dual_level(), pytest.raises(napkin.NapkinError, match="`K` has a tangent"):
         attention(q, forward_ad.make_dual(k, k), v)  # type: ignore[no-untyped-call]
+    with pytest.raises(napkin.NapkinError, match="no derivatives in forward mode"):
+        torch.func.hessian(lambda each: attention(each, k, v).sum())(q)
 
 
 # --- autocast -------------------------------------------------------------------------------------

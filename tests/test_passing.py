@@ -6,12 +6,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from napkin.algebra.derive import derive
+from napkin.api import load
 from napkin.machine import load_machine
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
 from napkin.schedule.planning.plan import make_plan
@@ -33,6 +35,7 @@ from tests.programs import example
 from tests.test_gluon_walks import LENGTHS, check_walks
 from tests.test_specialise import Fault, formed, simulate_apart, simulate_often, with_stages
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 HEAD = {"d": 256, "v": 256}
 SHORT = {"b": 4, "q": 4096, "x": 4096, "d": 128, "v": 128}
 
@@ -124,6 +127,43 @@ def test_values_that_are_read_behind_their_slot_s_release_are_seen() -> None:
     broken = replace(form, chunks=tuple(map(early, form.chunks)))
     with pytest.raises(Fault):
         simulate_often(broken, [[0, 2, 3, 1], [0, 1, 4, 1]])
+
+
+@cache
+def in_order(name: str) -> tuple[Specialised, ...]:
+    """Return the forms of an example's backward that adds up nothing in memory."""
+    head = {"d": 64} if name == "differential" else {}
+    backward = load(EXAMPLES / f"{name}.napkin").gradient().backward
+    plan = backward.plan("h200", sizes={**SHORT, **head}, deterministic=True)
+    return tuple(kernel.form.warps for kernel in plan.kernels if kernel.form)
+
+
+@pytest.mark.parametrize("name", ["causal", "document", "differential"])
+def test_what_comes_with_a_chunk_of_a_backward_comes_and_goes_together(name: str) -> None:
+    assert len(in_order(name)) == 2
+    for form in in_order(name):
+        first, *others = (ring for ring in form.rings if not ring.resident)
+        assert first.leader is None
+        assert {ring.leader for ring in others} == {first.name}
+        for chunks in form.chunks:
+            handled = [step for step in chunks.steps if isinstance(step, Await | Release)]
+            before = Release(Slot(first.name, 1))
+            released = [] if chunks.is_single else [before]
+            released = released if chunks.loop.body else [Release(Slot(first.name, 0))]
+            assert handled == [Await(Slot(first.name, 0)), *released]
+        assert before in form.drain
+
+
+@pytest.mark.parametrize("name", ["causal", "document", "packed", "differential"])
+@pytest.mark.parametrize("stages", [2, 3])
+def test_no_warp_of_a_backward_hangs(name: str, stages: int) -> None:
+    for form in (with_stages(each, stages) for each in in_order(name)):
+        loops = len(form.chunks) - 1 + len(form.behind)
+        for seed in range(30):
+            draw = random.Random(seed)
+            totals = [draw.randint(0, 6) for _ in range(4)]
+            mine = [[shared_out(total, loops, draw) for total in totals] for _ in range(2)]
+            simulate_apart(form, [[total] for total in totals], mine, seed)
 
 
 def test_a_consumer_that_passes_a_chunk_too_few_is_seen() -> None:

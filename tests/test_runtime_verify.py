@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from napkin.api import load, parse
-from napkin.runtime import verify as verification
-from napkin.runtime.verify import OutputCheck, _few_tiles, bound
+from napkin.runtime import compare as comparison
+from napkin.runtime.compare import OutputCheck
+from napkin.runtime.verify import _few_tiles, bound
 from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import Program
 
@@ -186,7 +187,7 @@ def test_the_bound_follows_from_the_types() -> None:
 
 
 def compare(result: list[float], reference: list[float]) -> OutputCheck:
-    return verification.compare("O", torch.tensor(result), torch.tensor(reference), 1e-2)
+    return comparison.compare("O", torch.tensor(result), torch.tensor(reference), 1e-2)
 
 
 def test_equal_results_pass() -> None:
@@ -204,7 +205,7 @@ def test_one_wrong_element_among_many_fails() -> None:
     right = torch.randn(300, 300, dtype=torch.float64)
     wrong = right.clone()
     wrong[7, 7] += 2.0
-    found = verification.compare("O", wrong, right, 1e-2)
+    found = comparison.compare("O", wrong, right, 1e-2)
     assert found.error < 1e-2
     assert not found.passed
 

@@ -273,6 +273,16 @@ def test_a_stream_that_values_of_rows_bound_has_short_chunks(
     assert form.consumers == (3 if name == "packed" and positions > 4096 else 2)
 
 
+@pytest.mark.parametrize(("name", "is_held"), [("causal", True), ("alibi", False)])
+def test_a_mask_is_tested_a_comparison_at_a_time_whether_rows_are_held_or_not(
+    name: str, is_held: bool
+) -> None:
+    form = formed(name)
+    assert form.tests_apart
+    assert bool(form.held) == is_held
+    assert not formed("attention").tests_apart
+
+
 def test_values_of_a_chunk_s_positions_come_by_the_copy_engine() -> None:
     form = formed("document")
     (ring,) = (ring for ring in form.rings if ring.is_vector)

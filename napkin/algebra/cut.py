@@ -112,7 +112,7 @@ class Cutter:
         added: Mapping[int, tuple[str, ...]],
     ) -> tuple[Diagram, ...]:
         """Return the pieces of a cut, as `cut` does."""
-        return _Cut(self, kept, together, added).pieces()
+        return self._cut(kept, together, added).pieces()
 
     def parts(
         self,
@@ -124,11 +124,22 @@ class Cutter:
 
         Raises ValueError if two pieces would each wait for the other.
         """
-        return _Cut(self, kept, together, added).parts()
+        return self._cut(kept, together, added).parts()
 
     def piece(self, part: Part) -> Diagram:
         """Return a part as a diagram; its arrays may have other names than in a cut."""
         return _Cut(self, part.own | part.read, (part.own,), dict(part.added)).piece(part)
+
+    def _cut(
+        self,
+        kept: Collection[int],
+        together: Collection[Collection[int]],
+        added: Mapping[int, tuple[str, ...]],
+    ) -> _Cut:
+        """Return a cut that keeps no box that only its own piece reads."""
+        found = _Cut(self, kept, together, added)
+        unread = found.unread()
+        return _Cut(self, set(kept) - unread, together, added) if unread else found
 
 
 class _Cut:
@@ -172,6 +183,12 @@ class _Cut:
             added = {(each, axes) for each, axes in self.added.items() if each in own | read}
             found.append(Part(own, read, names, frozenset(added), is_whole))
         return tuple(found)
+
+    def unread(self) -> set[int]:
+        """Return the kept boxes that are no outputs, and that no piece reads but the one that gives them."""
+        read = {each for part in self.parts() for each in part.read}
+        outputs = {each.box for each in self.diagram.outputs}
+        return set(self.kept) - read - outputs
 
     def piece(self, part: Part) -> Diagram:
         """Return the piece that a part is."""

@@ -241,5 +241,6 @@ def _block(kernel: KernelPlan) -> str:
     depth = max((each.stages for each in rings), default=0)
     stages = f", {depth} stages" if rings else ""
     if kernel.form is not None:
-        return f"a warp that copies, {kernel.form.warps.consumers} warpgroups that compute{stages}"
+        adds = ", one that adds" if kernel.form.warps.adder is not None else ""
+        return f"a warp that copies, {kernel.form.warps.consumers} warpgroups that compute{adds}{stages}"
     return f"{kernel.warps} warps{stages}"

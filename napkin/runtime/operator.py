@@ -25,13 +25,12 @@ from torch.autograd import forward_ad
 
 from napkin.algebra.batch import batched
 from napkin.diagram import Argument, Diagram, print_diagram, storage_types
-from napkin.language.errors import Diagnostic, NapkinError
 from napkin.machine import Machine
 from napkin.runtime.arguments import SCALARS, Call, bind, prepare
 from napkin.runtime.cache import digest
 from napkin.runtime.data import TORCH_TYPES
 from napkin.runtime.launch import Layout, layout_of, nothing_listens, quiet
-from napkin.runtime.operator_gradient import Rule, direct_autograd, is_wide
+from napkin.runtime.operator_gradient import Rule, direct_autograd, is_wide, no_forward_mode
 from napkin.runtime.operator_kernels import LAYOUTS, Kernels
 from napkin.runtime.operator_recorded import Recorded
 from napkin.runtime.reference import torch_reference
@@ -369,11 +368,7 @@ def _refuse_tangents(diagram: Diagram, values: Sequence[Any]) -> None:
         for each in _wrapped(value) if isinstance(value, torch.Tensor) else ():
             dual: Any = forward_ad.unpack_dual(each)  # type: ignore[no-untyped-call]
             if dual.tangent is not None:
-                message = (
-                    f"`{argument.name}` has a tangent: there are no derivatives in forward mode"
-                )
-                help_line = "take them in reverse mode: torch.func.vjp, grad or jacrev"
-                raise NapkinError([Diagnostic("N609", message, help=help_line)])
+                raise no_forward_mode(argument.name)
 
 
 def _wrapped(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

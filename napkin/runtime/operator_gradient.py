@@ -233,6 +233,10 @@ class _Apply(torch.autograd.Function):
         return (None, *_backward(ctx, grads))
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise no_forward_mode(ctx.held.rule.operator.diagram.name)
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], rule: Rule, *values: Any) -> Any:
         return rule.forward.mapped(info, in_dims[1:], *values)
 
@@ -375,6 +379,13 @@ def _widened(gradient: Gradient) -> Gradient:
     forward = replace(gradient.forward, outputs=tuple(map(wide, gradient.forward.outputs)))
     backward = replace(gradient.backward, arguments=tuple(map(wide, gradient.backward.arguments)))
     return replace(gradient, forward=forward, backward=backward)
+
+
+def no_forward_mode(name: str) -> NapkinError:
+    """Return the error of a tangent that reaches an argument, or a diagram, of this name."""
+    message = f"`{name}` has a tangent: there are no derivatives in forward mode"
+    help_line = "take them in reverse mode: torch.func.vjp, grad or jacrev"
+    return NapkinError([Diagnostic("N609", message, help=help_line)])
 
 
 def _no_gradient(diagram: Diagram, wanted: Sequence[str], error: NapkinError) -> NapkinError:

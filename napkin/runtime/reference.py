@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from napkin.diagram import Diagram
-from napkin.evaluate import reference
+from napkin.evaluate import Stored, reference
 from napkin.operators import LARGEST_RECIPROCAL, REDUCTIONS, Kind
 
 Tensor = torch.Tensor
@@ -102,10 +102,25 @@ def torch_reference(
 
     It computes on the device of the first tensor among the arguments.
     """
-    device = next((each.device for each in tensors.values() if isinstance(each, Tensor)), "cpu")
-    library = TorchArithmetic(device, dtype)
-    found = reference(diagram, _computed_with(diagram, tensors, library), library)
+    return reference_by(TorchArithmetic(device_of(tensors), dtype), diagram, tensors)
+
+
+def reference_by(
+    library: TorchArithmetic,
+    diagram: Diagram,
+    tensors: Mapping[str, Argument],
+    stored: Stored | None = None,
+) -> tuple[Tensor, ...]:
+    """Return every output in signature order, as the library computes; `stored` is as in `evaluate`."""
+    computed = _computed_with(diagram, tensors, library)
+    found = reference(diagram, computed, library, stored)
     return tuple(found[output.name] for output in diagram.outputs)
+
+
+def device_of(tensors: Mapping[str, Argument]) -> torch.device:
+    """Return the device of the first tensor among the arguments."""
+    cpu = torch.device("cpu")
+    return next((each.device for each in tensors.values() if isinstance(each, Tensor)), cpu)
 
 
 def _computed_with(

@@ -11,7 +11,8 @@ contractions and its output, and each such error is below u of the value it belo
 output's norm covers both with room, since they are independent, and 2^-16 covers what fp32 sums
 lose over thousands of terms. A single element may be off by four times as much, measured against
 its own size, its row's and the whole array's, so that one wrong element among thousands is seen as
-well. A kernel that is wrong is off by far more.
+well. A kernel that is wrong is off by far more. Where the data make rounding grow, as large scores and
+sums that cancel do, that is measured on the reference (napkin.runtime.rounding), and the bound follows it.
 
 Deliberately absent: speed, and any tolerance to set.
 """
@@ -29,6 +30,7 @@ import torch
 
 from napkin.diagram import Diagram, implied_sizes
 from napkin.language.errors import Diagnostic, NapkinError
+from napkin.runtime.compare import OutputCheck, compare
 from napkin.runtime.data import (
     TORCH_TYPES,
     Value,
@@ -40,48 +42,17 @@ from napkin.runtime.gpus import runnable
 from napkin.runtime.interpreter import enable_interpreter
 from napkin.runtime.kernels import kernel_source, load_kernel
 from napkin.runtime.reference import torch_reference
+from napkin.runtime.rounding import bounded_by_data
 from napkin.schedule.execute import execute
 from napkin.schedule.planning.plan import Plan
 from napkin.schedule.program import AxisRole, AxisTile, Dot, Program, walk
 
 _ROUNDINGS = 2  # of the output's norm, in units of u
 _SUMS = 2.0**-16  # what fp32 arithmetic may lose over a long sum
-_WORST = 4  # a single element against the whole array's bound
 _READ_BY_DATA = 8  # the interpreter's length of an axis that only data index, such as a page pool
 _SHARE = 0.4  # of a GPU's free memory that the reference may take
 
 Draw = Callable[[Mapping[str, int], torch.device], dict[str, Value]]
-
-
-@dataclass(frozen=True, slots=True)
-class OutputCheck:
-    """One output. `error` is ||out - ref|| / ||ref||; `worst` the farthest element, as said above.
-
-    `unlike` counts elements that are NaN or infinite in only one of the two, `compared` those that
-    are finite in both.
-    """
-
-    name: str
-    error: float
-    worst: float
-    bound: float
-    unlike: int
-    compared: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether the output is as near as its types allow."""
-        near = self.error <= self.bound and self.worst <= _WORST * self.bound
-        return near and not self.unlike and self.compared > 0
-
-    def __str__(self) -> str:
-        text = f"{self.name}: relative error {self.error:.2e}, at most {self.bound:.2e} allowed"
-        text += f"; worst element {self.worst:.2e}, at most {_WORST * self.bound:.2e}"
-        if self.unlike:
-            text += f"; {self.unlike} elements are NaN or infinite in one and not in the other"
-        if not self.compared:
-            text += "; no element of the reference is finite"
-        return text + (": ok" if self.passed else ": WRONG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +127,8 @@ def verify(
         compare(output.name, result, reference, bound(programs, output.dtype))
         for output, result, reference in zip(plan.outputs, results, wanted, strict=True)
     ]
+    unit = coarsest(programs, [output.dtype for output in plan.outputs])
+    checks = bounded_by_data(plan, arguments, wanted, checks, unit)
     if device.type != "cuda" and runs != plan:
         checks += _in_numpy(plan, arguments, lengths, wanted)
     seconds = time.perf_counter() - started
@@ -235,15 +208,20 @@ def bound(programs: Iterable[Program], output_type: str) -> float:
     """Return the relative error that the programs' rounding explains; 0 for integers and truth values."""
     if not TORCH_TYPES[output_type].is_floating_point:
         return 0.0
+    return _ROUNDINGS * torch.finfo(coarsest(programs, [output_type])).eps / 2 + _SUMS
+
+
+def coarsest(programs: Iterable[Program], output_types: Sequence[str]) -> torch.dtype:
+    """Return the coarsest real type among those of outputs and those that contractions round to."""
     rounded = [
         op.operand_type
         for program in programs
         for op in walk(program.operations)
         if isinstance(op, Dot)
     ]
-    floats = [TORCH_TYPES[each] for each in (output_type, *rounded)]
-    unit = max(torch.finfo(each).eps / 2 for each in floats if each.is_floating_point)
-    return _ROUNDINGS * unit + _SUMS
+    floats = [TORCH_TYPES[each] for each in (*output_types, *rounded)]
+    real = [each for each in floats if each.is_floating_point]
+    return max(real, key=lambda each: torch.finfo(each).eps, default=torch.float64)
 
 
 def _device(plan: Plan) -> torch.device:
@@ -262,34 +240,6 @@ def _refuse_small_floats(plan: Plan) -> None:
             message = f"`{each.name}` is of {each.dtype}, which Triton's interpreter does not have"
             help_line = "verify on a GPU, or with --dtype bf16"
             raise NapkinError([Diagnostic("N611", message, help=help_line)])
-
-
-# --- comparison -----------------------------------------------------------------------------------
-
-
-def compare(
-    name: str, result: torch.Tensor, reference: torch.Tensor, allowed: float
-) -> OutputCheck:
-    """Return how far a result is from its reference."""
-    out, ref = result.to(torch.float64), reference.to(torch.float64)
-    finite = out.isfinite() & ref.isfinite()
-    alike = finite | (out == ref) | (out.isnan() & ref.isnan())
-    unlike = int((~alike).sum())
-    difference = torch.where(finite, out - ref, 0.0)
-    size = torch.where(finite, ref, 0.0)
-    norm = float(size.norm())
-    error = float(difference.norm()) / (norm or 1.0)
-    return OutputCheck(name, error, _worst(difference, size), allowed, unlike, int(finite.sum()))
-
-
-def _worst(difference: torch.Tensor, size: torch.Tensor) -> float:
-    """Return the largest difference relative to its element, its row and the array."""
-    if not difference.numel():
-        return 0.0
-    squares = size.square()
-    row = squares.mean(dim=-1, keepdim=True).sqrt() if size.ndim else 0.0
-    scale = size.abs() + row + squares.mean().sqrt()
-    return float((difference.abs() / torch.where(scale == 0, 1.0, scale)).max())
 
 
 # --- lengths --------------------------------------------------------------------------------------

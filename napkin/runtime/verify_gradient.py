@@ -15,9 +15,10 @@ import torch
 
 from napkin.algebra.gradient import Gradient
 from napkin.diagram import Diagram, storage_types
+from napkin.runtime.compare import OutputCheck, compare
 from napkin.runtime.data import TORCH_TYPES, Value, random_arguments
 from napkin.runtime.reference import torch_reference
-from napkin.runtime.verify import OutputCheck, Verification, compare, verify
+from napkin.runtime.verify import Verification, verify
 from napkin.schedule.planning.plan import Plan
 
 _EXACT = 1e-9  # what float64 may lose

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from napkin.diagram import print_diagram
+from napkin.emit.gluon.adder import print_adder
 from napkin.emit.gluon.adding import print_adding
 from napkin.emit.gluon.apart import Renamed, keep_apart, renamed_line
 from napkin.emit.gluon.entry import GluonEntry
 from napkin.emit.gluon.functions import Box, ModuleText, print_functions
+from napkin.emit.gluon.masks import choice_helper, is_choice_helper
 from napkin.emit.gluon.nested import print_nested
 from napkin.emit.gluon.shared_loop import print_shared_loop
 from napkin.emit.render import render
@@ -59,12 +61,7 @@ _OWN_HELPERS = {
     "take_turn",
     "tanh_approximate",
     "where_between",
-    "where_eq",
-    "where_le",
-    "where_lt",
-    "where_ne",
 }
-
 
 _AMPERE = ("async_copy", "mma_v2")
 _HOPPER = ("fence_async_shared", "mbarrier", "tma", "warpgroup_mma", "warpgroup_mma_wait")
@@ -144,6 +141,7 @@ def plan_in_form(kernel: KernelPlan, form: Specialised) -> Plan:
 def functions_of(kernel: KernelPlan, form: Specialised, name: str) -> ModuleText:
     """Return the functions of a kernel that its module calls `name`."""
     printed = print_adding if form.parts else print_nested if form.nests else print_functions
+    printed = print_adder if form.adder is not None else printed
     return printed(form, name, approximate=kernel.dtype in _SIXTEEN_BIT)
 
 
@@ -231,6 +229,8 @@ def _own_helpers(text: ModuleText, names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _own_helper(name: str, names: Mapping[str, str]) -> str:
+    if is_choice_helper(name):
+        return renamed_line(choice_helper(name).rstrip(), names)
     if name in _OWN_HELPERS:
         return renamed_line(render(f"gluon/helpers/{name}.py.jinja").rstrip(), names)
     plain = _plain_helper(name).replace("@triton.jit", "@gluon.jit").replace("tl.", "gl.")
@@ -306,8 +306,9 @@ def _plan_lines(kernel: KernelPlan, plan: Plan) -> tuple[str, ...]:
     what = f"plan of {kernel.name}" if len(plan.kernels) > 1 else "plan"
     mine, producers = form.registers
     hands = ", 1 warp hands out groups" if form.dispatched else ""
+    adds = f"1 warpgroup adds ({form.adder.registers}), " if form.adder else ""
     return (
         f"{what}: {tiles}; {form.stages} stages",
         f"warps: {form.consumers} warpgroups compute ({mine} registers a thread), "
-        f"1 warp copies ({producers}){hands}",
+        f"{adds}1 warp copies ({producers}){hands}",
     )

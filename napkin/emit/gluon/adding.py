@@ -19,7 +19,7 @@ from napkin.emit.triton.spelling import TRITON_TYPES, spell
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import LINE_ROWS, Array, Dot, Length, Region, Store, tiles_of, walk
-from napkin.schedule.roles.adding_steps import cut_at_end
+from napkin.schedule.roles.adding_steps import cut_at_end, is_placed
 from napkin.schedule.roles.barriers import Ahead, Share, Sync
 from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
 
@@ -71,6 +71,7 @@ class AddingPrinter(ModulePrinter):
     def _name_parts(self) -> AddingNames:
         taken = {tile.name for tile in tiles_of(self.program.operations)}
         names = Names(RESERVED | taken | set(_texts(self.words)) | set(_texts(self.names)))
+        self.own_names = names
         parts = self.kernel.parts
         columns = {dot.tile.dims[1] for dot in self.parts.values()}
         shares = {
@@ -160,6 +161,11 @@ class AddingPrinter(ModulePrinter):
         return {dim: place for dim, place in dims if dim is not None}
 
     def _start_partitions(self, *functions: Function) -> None:
+        self._shared_tiles()
+        super()._start_partitions(*functions)
+
+    def _shared_tiles(self) -> None:
+        """Print the room for what parts multiply, as consumers share it."""
         named = zip(self.kernel.parts, self.adding.tiles, self.adding.layouts, strict=True)
         for part, name, layout in named:
             shape = ", ".join(self._extent_of(dim, by_rows=False) for dim in part.tile.dims)
@@ -167,7 +173,6 @@ class AddingPrinter(ModulePrinter):
             room = f"[{'1' if part.slots == 1 else 'STAGES'}, {shape}]"
             self._line(f"{name} = gl.allocate_shared_memory({kind}, {room}, {layout})")
         self._line("")
-        super()._start_partitions(*functions)
 
     # --- chunks -----------------------------------------------------------------------------------
 
@@ -192,6 +197,12 @@ class AddingPrinter(ModulePrinter):
         self.print_steps(each.steps)
         self._line(f"{self.words.step} += 1")
         self.depth -= 1
+
+    def _position(self, axis: str) -> str:
+        """Return positions, made anew where chunks compute with them: they would stay in registers."""
+        if axis != self.kernel.chunks[0].loop.axis or not any(map(is_placed, self.kernel.chunks)):
+            return super()._position(axis)
+        return f"{self.names.starts[axis]} + ({self.names.lanes[axis]} + {self.adding.zero})"
 
     def _left_to_do(self, last: Chunks) -> str:
         return f"what the walk over {last.loop.axis} has summed"

@@ -9,7 +9,7 @@ name; `place` gives back what its callers read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from napkin.emit.gluon.lanes import keep_by_lane
@@ -88,10 +88,8 @@ class ModulePrinter(WalkPrinter):
         rows = (f"{words.rows}: gl.constexpr",) if self.row_values() else ()
         parts = [self._function(words.place, (words.group, *rows), place)]
         own = (f"{words.consumer}: gl.constexpr",)
-        for name, mine, warps, lines in (
-            (words.produce, (), 1, produce),
-            (words.consume, own, 4, consume),
-        ):
+        walks = ((words.produce, (), 1, produce), (words.consume, own, 4, consume))
+        for name, mine, warps, lines in (*walks, *self._other_walks()):
             whole = [
                 part for line in lines for part in self._unpacked(line, parts[0], given, warps)
             ]
@@ -107,6 +105,10 @@ class ModulePrinter(WalkPrinter):
         counter = words.counter if self.is_dispatched else None
         constants = self._constants(parts, boxes)
         return ModuleText(tuple(parts), constants, helpers, boxes, self.names, counter)
+
+    def _other_walks(self) -> Iterator[tuple[str, tuple[str, ...], int, list[str]]]:
+        """Yield other partitions that walk groups: names, own parameters, warps and lines."""
+        yield from ()
 
     def _call_place(self, place: Function, warps: int) -> str:
         """Return a call of `place` by a partition of so many warps, which hold its row values."""

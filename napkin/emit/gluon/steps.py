@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from napkin.emit.expressions import Define, Statement, inline
-from napkin.emit.gluon.masks import ranges_of, tests_apart, without_tests
+from napkin.emit.gluon.masks import tests_apart, whole_conditions, without_tests
 from napkin.emit.gluon.names import GluonNames
 from napkin.emit.gluon.slots import SlotPrinter
 from napkin.emit.triton.spelling import TRITON_TYPES, as_integer, literal
@@ -79,10 +79,12 @@ class StepPrinter(SlotPrinter):
         cut = {each.source for each in steps if isinstance(each, Slice)}
         kept = cut | self._read_elsewhere([each for each in steps if not isinstance(each, _SYNC)])
         if self.tests_apart:
-            found = ranges_of(steps, kept, lambda dim: self.program.dim(dim).extent)
+            found = whole_conditions(
+                steps, kept, lambda dim: self.program.dim(dim).extent, self.tiles
+            )
             steps = tests_apart(without_tests(steps, found), kept)
-            kept |= {name for each in found for name in (each.low, each.positions, each.high)}
-            self.ranges = {each.condition: each for each in found}
+            kept |= {name for each in found for name in each.sides}
+            self.whole = {each.condition: each for each in found}
         statements = inline([each for each in steps if not isinstance(each, _SYNC)], kept)
         place = 0
         for each in steps:

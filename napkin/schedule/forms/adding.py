@@ -9,7 +9,8 @@ from shared memory, and gives its share of the part.
 A step issues first the contractions of what it loads. Sums that it adds to follow as their operands
 are there, and the parts, which leave through shared memory by the copy engine's reductions: behind
 the sums, or where chunks are long before those of the same operand. A step's sums are finished in
-it; while its parts leave, the first contraction of the next one runs.
+it; while its parts leave, the first contraction of the next one runs. Where a consumer's registers hold
+what stays for a group besides, a warpgroup of its own contracts parts and adds them, and comes first.
 
 It is not asked here whether this form is faster than the plain one.
 """
@@ -21,6 +22,14 @@ from dataclasses import replace
 
 from napkin.operators import Kind
 from napkin.schedule.count import extent, tile_bytes
+from napkin.schedule.forms.adding_maker import (
+    ADDER_REGISTERS,
+    CONSUMERS,
+    AddingMaker,
+    ApartMaker,
+    added_tiles,
+    masking,
+)
 from napkin.schedule.forms.shapes import ROWS, Shape, tiling_of
 from napkin.schedule.layout import MAX_DESCRIPTOR_RANK, TYPE_BYTES, build_layout
 from napkin.schedule.liveness import reads
@@ -40,27 +49,17 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
-from napkin.schedule.roles.adding_steps import (
-    finished_apart,
-    parts_first,
-    read_late,
-    slots_together,
-    with_contraction_ahead,
-    with_shares,
-)
-from napkin.schedule.roles.barriers import (
-    Slot,
-    with_barriers,
-)
-from napkin.schedule.roles.maker import BARRIER_BYTES, REGISTERS, Maker
+from napkin.schedule.roles.maker import BARRIER_BYTES, REGISTERS
 from napkin.schedule.roles.obstacles import OPERANDS, find_obstacle, shared_tiles, tile_registers
+from napkin.schedule.roles.passing import early_first
 from napkin.schedule.roles.vectors import in_every_loop, is_vector
-from napkin.schedule.roles.warps import Chunks, Part, Ring, Specialised, Staged
+from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.tiling.kernel import KernelPlan, storage_types
 
-_CONSUMERS = 2
-_SHAPES = tuple(Shape(_CONSUMERS, ROWS, chunk, (2,)) for chunk in (128, 64))
+_SHAPES = tuple(Shape(CONSUMERS, ROWS, chunk, (2,)) for chunk in (128, 64))
+_APART = Shape(CONSUMERS, ROWS, 64, (3,))
 _BESIDE_TILES = 40  # registers of addresses, bounds and row values, read off compiled kernels
+_REGISTER_BYTES = 4 * 128  # of a warpgroup's threads
 _LEAST_ROW = 128  # bytes of a part's share of columns: a swizzled box's
 
 
@@ -71,16 +70,16 @@ def adding_forms(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
     rows = _row_axis(kernel.program)
     if rows is None:
         return "no tile of rows is shared by every contraction"
-    if dict(kernel.sizes)[rows] < _CONSUMERS * ROWS:
+    if dict(kernel.sizes)[rows] < CONSUMERS * ROWS:
         return f"`{rows}` fills no block: it is {dict(kernel.sizes)[rows]} long"
     types = storage_types(kernel.derivation.diagram, kernel.dtype)
     reason, fitting = "no chunk is small enough", list[Specialised]()
-    for shape in _SHAPES:
+    for shape, form_of in ((_APART, _apart_form), *((shape, _form) for shape in _SHAPES)):
         for stages in shape.stages:
             tiling = tiling_of(kernel, rows, shape, stages)
             layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
             program = lower(kernel.derivation, layout)
-            made = _form(program, rows, kernel.machine.limits.shared_per_block, stages)
+            made = form_of(program, rows, kernel.machine.limits.shared_per_block, stages)
             if isinstance(made, str):
                 reason = made
             else:
@@ -90,7 +89,9 @@ def adding_forms(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
 
 def _row_axis(program: Program) -> str | None:
     """Return the grouped axis that every contraction's result has first, but for those that sum it."""
-    firsts = {dot.tile.dims[0] for dot in _dots(program) if dot.tile.name not in _added(program)}
+    firsts = {
+        dot.tile.dims[0] for dot in _dots(program) if dot.tile.name not in added_tiles(program)
+    }
     axes = program.dim(firsts.pop()).axes if len(firsts) == 1 else ()
     grouped = [axis for axis in axes if program.axis(axis).role is AxisRole.GROUP]
     return grouped[0] if len(axes) == len(grouped) == 1 else None
@@ -98,17 +99,54 @@ def _row_axis(program: Program) -> str | None:
 
 def _form(program: Program, rows: str, shared_limit: int, stages: int) -> Specialised | str:
     """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
+    joined = _joined(program, rows)
+    if isinstance(joined, str):
+        return joined
+    made = AddingMaker(joined, rows, stages, by_threads=_threads_add(joined)).run(shared_limit)
+    return _fitting(made, _consumer_words(joined), shared_limit)
+
+
+def _apart_form(program: Program, rows: str, shared_limit: int, stages: int) -> Specialised | str:
+    """Return the form with an adder, or in words why it has none."""
+    joined = _joined(program, rows)
+    if isinstance(joined, str):
+        return joined
+    maker = ApartMaker(joined, rows, stages)
+    others = {dot.left for dot in maker.dots if dot not in maker.parts}
+    if not others.issuperset(dot.left for dot in maker.parts):
+        return "a part multiplies what no consumer contracts"
+    made = maker.run(shared_limit)
+    if made.dispatched:
+        return "groups are handed out, which adders have not been run with"
+    parts = sum(tile_bytes(dot.tile, joined) for dot in maker.parts) // _REGISTER_BYTES
+    if parts + _BESIDE_TILES > ADDER_REGISTERS:
+        return f"the parts of a chunk take {parts} registers a thread"
+    tiles = {tile.name: tile for tile in tiles_of(joined.operations)}
+    held = sum(tile_bytes(tiles[name], joined) for name in maker.held())
+    words = _consumer_words(joined) + held // CONSUMERS // _REGISTER_BYTES
+    words += _position_registers(joined)
+    return _fitting(made, words, shared_limit)
+
+
+def _joined(program: Program, rows: str) -> Program | str:
+    """Return the program with its stream walked once, or what of it these forms have no way to do."""
     joined = _one_walk(in_every_loop(join_bounds(program)))
     if isinstance(joined, str):
         return joined
-    reason = find_obstacle(_without_parts(joined), rows) or _part_obstacle(joined, rows)
-    if reason is not None:
-        return reason
-    made = _Adding(joined, rows, stages, by_threads=_threads_add(joined)).run(shared_limit)
+    obstacle = find_obstacle(_without_parts(joined), rows) or _part_obstacle(joined, rows)
+    return joined if obstacle is None else obstacle
+
+
+def _consumer_words(program: Program) -> int:
+    """Return the registers of a consumer's thread that tiles take, in the chunks that are many."""
+    words = tile_registers(_without_parts(_hot(program)), CONSUMERS, together=True)
+    return words + _label_registers(program)
+
+
+def _fitting(made: Specialised, words: int, shared_limit: int) -> Specialised | str:
+    """Return a form if it fits, with tiles in so many registers of a consumer's thread, or why not."""
     if made.shared_bytes + BARRIER_BYTES > shared_limit:
         return f"the rings take {made.shared_bytes} bytes of shared memory"
-    words = tile_registers(_without_parts(_hot(joined)), _CONSUMERS, together=True)
-    words += _label_registers(joined)
     if words + _BESIDE_TILES > made.registers[0]:
         return f"the tiles of a consumer take {words} registers a thread"
     return made
@@ -118,11 +156,12 @@ def _threads_add(program: Program) -> bool:
     """Tell whether threads add parts from registers, to addresses for which every loop's tiles leave room.
 
     A part that waits for the copy engine in shared memory takes of its bandwidth, which is what contractions
-    of 64 rows have least of. Where several loops mask it was not measured.
+    of 64 rows have least of. Where several loops mask it was not measured, where three walk it is slower.
     """
-    words = tile_registers(_without_parts(program), _CONSUMERS, together=True)
+    words = tile_registers(_without_parts(program), CONSUMERS, together=True)
     words += _label_registers(program)
-    return len(_masking(_loops(program))) < 2 and words + _BESIDE_TILES <= REGISTERS[_CONSUMERS][0]
+    is_run = len(masking(_loops(program))) < 2 and len(_loops(program)) < 3
+    return is_run and words + _BESIDE_TILES <= REGISTERS[CONSUMERS][0]
 
 
 def _hot(program: Program) -> Program:
@@ -131,21 +170,25 @@ def _hot(program: Program) -> Program:
     What spills in the few chunks that are masked is worth that all are longer: causal attention at heads of
     64 is a tenth faster so. Positions in every chunk, as of a bias by distance, spill in every chunk.
     """
-    masking = _masking(_loops(program))
-    rest = [loop for loop in _loops(program) if loop not in masking]
+    cut = masking(_loops(program))
+    rest = [loop for loop in _loops(program) if loop not in cut]
     placed = {op.axis for loop in rest for op in loop.body if isinstance(op, Positions)}
-    if len(masking) != 1 or not rest or any(loop.axis in placed for loop in rest):
+    if len(cut) != 1 or not rest or any(loop.axis in placed for loop in rest):
         return program
-    return replace(program, operations=tuple(op for op in program.operations if op not in masking))
+    return replace(program, operations=tuple(op for op in program.operations if op not in cut))
 
 
-def _masking(loops: Sequence[Loop]) -> list[Loop]:
-    """Return the loops whose chunks a mask cuts."""
-    return [
-        loop
-        for loop in loops
-        if any(tile.kind is Kind.BOOL and len(tile.dims) > 1 for tile in tiles_of(loop.body))
+def _position_registers(program: Program) -> int:
+    """Return the registers of a chunk's positions where chunks that no mask cuts need them."""
+    cut = masking(_loops(program))
+    placed = [
+        extent(op.tile.dims, program) // 4
+        for loop in _loops(program)
+        if loop not in cut
+        for op in loop.body
+        if isinstance(op, Positions) and op.axis == loop.axis
     ]
+    return max(placed, default=0)
 
 
 def _label_registers(program: Program) -> int:
@@ -178,12 +221,6 @@ def _dots(program: Program) -> Iterator[Dot]:
     return (op for loop in _loops(program) for op in loop.body if isinstance(op, Dot))
 
 
-def _added(program: Program) -> frozenset[str]:
-    """Return the tiles that are added to outputs."""
-    stores = (op for loop in _loops(program) for op in loop.body if isinstance(op, Store))
-    return frozenset(op.source for op in stores if op.adds and isinstance(op.source, str))
-
-
 def _one_walk(program: Program) -> Program | str:
     """Return the program with its stream walked once, in steps that issue first what they can.
 
@@ -201,7 +238,7 @@ def _one_walk(program: Program) -> Program | str:
             merged[-1] = replace(loop, start=merged[-1].start, region=Region.PARTIAL)
         else:
             merged.append(loop)
-    walked = (replace(loop, body=_early_first(loop.body)) for loop in merged)
+    walked = (replace(loop, body=early_first(loop.body)) for loop in merged)
     before, after = program.operations[: places[0]], program.operations[places[-1] + 1 :]
     kept = (*walked, *after)
     for op in reversed(before):
@@ -218,22 +255,9 @@ def _unmasked(body: Sequence[Operation]) -> list[Operation]:
     return [replace(op, masked=()) if isinstance(op, Load | Store) else op for op in body]
 
 
-def _early_first(body: Sequence[Operation]) -> tuple[Operation, ...]:
-    """Move the contractions of what a step loads to its start, in their order."""
-    shared = {op.tile.name for op in body if isinstance(op, Load) and op.buffer is not None}
-    made = {tile.name for tile in tiles_of(tuple(body))} - shared
-    early = [
-        op
-        for op in body
-        if (isinstance(op, Load) and op.tile.name in shared)
-        or (isinstance(op, Dot) and op.accumulator is None and not made & {op.left, op.right})
-    ]
-    return (*early, *(op for op in body if op not in early))
-
-
 def _without_parts(program: Program) -> Program:
     """Return the program without what it adds to outputs."""
-    added = _added(program)
+    added = added_tiles(program)
 
     def kept(op: Operation) -> bool:
         is_part = isinstance(op, Dot) and op.tile.name in added
@@ -248,7 +272,7 @@ def _without_parts(program: Program) -> Program:
 
 def _part_obstacle(program: Program, rows: str) -> str | None:
     """Return what of the parts this form has no way to do."""
-    shared, added = shared_tiles(program), _added(program)
+    shared, added = shared_tiles(program), added_tiles(program)
     for loop in _loops(program):
         for store in (op for op in loop.body if isinstance(op, Store)):
             if not store.adds:
@@ -277,89 +301,5 @@ def _has_box(program: Program, store: Store) -> bool:
     dims = tuple(tile.dim for tile in tiles if tile.dim is not None)
     if dims != store.source_dims or len(dims) != 2 or len(tiles) > MAX_DESCRIPTOR_RANK:
         return False
-    width = tiles[-1].tile * TYPE_BYTES[array.dtype] // _CONSUMERS
+    width = tiles[-1].tile * TYPE_BYTES[array.dtype] // CONSUMERS
     return tiles[-1].size == tiles[-1].tile and width % _LEAST_ROW == 0 and array.dtype == "fp32"
-
-
-# --- the form -------------------------------------------------------------------------------------
-
-
-class _Adding(Maker):
-    """Puts the parts of the form together: as `Maker`, but for sums over the rows of all consumers."""
-
-    def __init__(self, program: Program, rows: str, stages: int, *, by_threads: bool) -> None:
-        super().__init__(program, rows, _CONSUMERS, stages)
-        self.by_threads = by_threads
-        added = _added(program)
-        self.dots = [op for op in self.loops[-1].body if isinstance(op, Dot)]
-        self.parts = [dot for dot in self.dots if dot.tile.name in added]
-        self.whole = {dot.right for dot in self.parts}  # their rows are those of all consumers
-
-    def run(self, shared_limit: int) -> Specialised:
-        """Put the parts together; what is turned has a ring of its own, or one slot, as there is room."""
-        if len(_masking(self.loops)) > 1:  # it was not measured whether either pays there
-            return slots_together(self._with_slots(1, shared_limit))
-        made = self._with_slots(self.stages, shared_limit)
-        if made.shared_bytes + BARRIER_BYTES > shared_limit:
-            made = self._with_slots(1, shared_limit)
-        return slots_together(with_contraction_ahead(made))
-
-    def _parts_first(self) -> bool:
-        """Tell whether it pays to contract parts first, so that sums run as they leave.
-
-        It does where threads are to issue their additions, and where a chunk is as long as a block of rows.
-        """
-        return self.by_threads or all(
-            self.program.dim(dot.tile.dims[0]).extent >= _CONSUMERS * ROWS for dot in self.parts
-        )
-
-    def _with_slots(self, slots: int, shared_limit: int) -> Specialised:
-        turned = {dot.left: self._turned(dot, slots) for dot in self.parts}
-        room = sum(each.slots * each.slot_bytes for each in turned.values())
-        made = super().run(shared_limit - room)
-        return replace(made, parts=tuple(turned.values()))
-
-    def _turned(self, dot: Dot, slots: int) -> Part:
-        tiles = {tile.name: tile for tile in tiles_of(self.loops[-1].body)}
-        size = extent(tiles[dot.left].dims, self.program) * TYPE_BYTES[dot.operand_type]
-        arrays = tuple(
-            op.array
-            for op in self.loops[-1].body
-            if isinstance(op, Store) and op.source in {d.tile.name for d in self._taking(dot.left)}
-        )
-        return Part(replace(tiles[dot.left], storage=dot.operand_type), arrays, slots, size)
-
-    def _taking(self, name: str) -> list[Dot]:
-        return [dot for dot in self.parts if dot.left == name]
-
-    def _ring(self, name: str, load: Load) -> Ring:
-        ring = super()._ring(name, load)
-        if load.tile.name not in self.whole:
-            return ring
-        size = tile_bytes(load.tile, self.program)
-        return replace(ring, slots=1, slot_bytes=size, arrivals=_CONSUMERS, by_rows=False)
-
-    def _deepened(
-        self, rings: Sequence[Ring], staged: Sequence[Staged], shared_limit: int
-    ) -> tuple[Ring, ...]:
-        """Keep a group's slots as they are: their places are constants, which take no registers."""
-        return tuple(rings)
-
-    def _staged(self, rings: Sequence[Ring], shared_limit: int) -> tuple[Staged, ...]:
-        added = [op for op in self.loops[-1].body if isinstance(op, Store) and not self.by_threads]
-        parts = tuple(Staged(op, None, self._store_bytes(op)) for op in added)
-        room = sum(self.consumers * each.slot_bytes for each in parts)
-        return (*parts, *super()._staged(rings, shared_limit - room))
-
-    def _chunks(
-        self, loop: Loop, slots: dict[str, Slot], carried: set[str], *, is_single: bool
-    ) -> Chunks:
-        streamed = [op.tile.name for op in loop.body if self._is_streamed(op)]
-        seen = {name: slots[name] for name in streamed}
-        body = loop.body
-        if self._parts_first():
-            body = parts_first(body, {dot.tile.name for dot in self.parts})
-        late = read_late(with_barriers(body, seen, frozenset()))
-        steps = finished_apart(late, {slot: name for name, slot in seen.items()})
-        tiles = {tile.name: tile for tile in tiles_of(loop.body)}
-        return Chunks(loop, tuple(with_shares(steps, tiles)), False)

@@ -9,8 +9,9 @@ may spill and that one, which does not, is as fast by the prediction, or the fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from math import inf
 
 from napkin.schedule.forms.adding import adding_forms
@@ -106,9 +107,15 @@ def find_form(kernel: KernelPlan) -> Form | str:
     shapes = adding_forms(kernel) if adds else specialise_in_shapes(kernel)
     if isinstance(shapes, str):
         return shapes
-    first, *others = (_predicted(kernel, each) for each in shapes)
-    if first.warps.cuts and others and others[0].prediction.seconds <= first.prediction.seconds:
-        first, *others = others  # a mask cuts more of taller tiles, and they may fill a wave less
+    others: Iterator[Form] = (
+        _predicted(kernel, each) for each in shapes
+    )  # each is made once it is asked for
+    first = next(others)
+    if first.warps.cuts:
+        for second in islice(others, 1):
+            # A mask cuts more of taller tiles, and they may fill a wave less.
+            is_slower = second.prediction.seconds > first.prediction.seconds
+            first, others = (first, chain([second], others)) if is_slower else (second, others)
     if not adds and may_spill(first.warps):
         is_stuck = is_of_several(first.warps) and must_spill(first.warps)
         limit = inf if is_stuck else _AS_FAST * first.prediction.seconds

@@ -13,7 +13,9 @@ It is not asked here whether this form is faster than the plain one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from napkin.schedule.forms.nested import is_nested, nested_forms
 from napkin.schedule.forms.shapes import ROWS, Shape, row_axis, shapes_of, tiling_of
@@ -23,9 +25,9 @@ from napkin.schedule.lowering.lower import lower
 from napkin.schedule.program import EdgePosition, Load, Program
 from napkin.schedule.roles.held import with_held_operands, with_held_rows
 from napkin.schedule.roles.lag import moves_many_sums, with_lagging_references
-from napkin.schedule.roles.led import with_led_vectors
+from napkin.schedule.roles.led import with_chunks_together, with_led_vectors
 from napkin.schedule.roles.maker import BARRIER_BYTES
-from napkin.schedule.roles.obstacles import find_obstacle, tile_registers
+from napkin.schedule.roles.obstacles import BESIDE_TILES, find_obstacle, tile_registers
 from napkin.schedule.roles.passing import Passing
 from napkin.schedule.roles.rotate import descend, rotate
 from napkin.schedule.roles.slicing import Slicing, registers_beside
@@ -33,19 +35,18 @@ from napkin.schedule.roles.vectors import in_every_loop
 from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.tiling.kernel import KernelPlan, storage_types
 
-# Registers that addresses, bounds and row values take of a consumer's beside tiles, by the number of
-# consumers: read off compiled kernels.
-_BESIDE_TILES = {3: 32, 2: 44}
-
 
 def specialise(kernel: KernelPlan) -> Specialised | str:
     """Return the warp-specialised form of a kernel in its first shape, or in words why it has none."""
     found = specialise_in_shapes(kernel)
-    return found if isinstance(found, str) else found[0]
+    return found if isinstance(found, str) else next(found)
 
 
-def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
-    """Return the form of a kernel in every shape that fits, or in words why it has none."""
+def specialise_in_shapes(kernel: KernelPlan) -> Iterator[Specialised] | str:
+    """Return the form of a kernel in every shape that fits, or in words why it has none.
+
+    All but the first are made once they are asked for: mostly nobody does.
+    """
     if not (kernel.machine.has("tma") and kernel.machine.has("wgmma")):
         return f"{kernel.machine.name} has no copy engine or no warpgroup contractions"
     rows = row_axis(kernel)
@@ -54,45 +55,62 @@ def specialise_in_shapes(kernel: KernelPlan) -> tuple[Specialised, ...] | str:
     if dict(kernel.sizes)[rows] < ROWS:
         return f"`{rows}` fills no consumer: it is {dict(kernel.sizes)[rows]} long"
     if is_nested(kernel.program):
-        return nested_forms(kernel, rows)
+        nested = nested_forms(kernel, rows)
+        return nested if isinstance(nested, str) else iter(nested)
     reason = "no chunk is small enough"
+    tried = (_in_shape(kernel, rows, shape) for shape in shapes_of(kernel))
+    for first in tried:
+        if not isinstance(first, str):
+            return chain([first], (each for each in tried if not isinstance(each, str)))
+        reason = first
+    return reason
+
+
+def _in_shape(kernel: KernelPlan, rows: str, shape: Shape) -> Specialised | str:
+    """Return the form of a kernel in a shape, or in words why it has none."""
     types = storage_types(kernel.derivation.diagram, kernel.dtype)
     limit = kernel.machine.limits.shared_per_block
-    fitting: list[Specialised] = []
-    for shape in shapes_of(kernel):
-        found: list[Specialised] = []
-        for stages in shape.stages:
-            tiling = tiling_of(kernel, rows, shape, stages)
-            layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
-            program = lower(kernel.derivation, layout)
-            made = specialise_program(program, rows, shape, limit, stages)
-            if isinstance(made, str):
-                reason = made
-            else:
-                found.append(_in_registers(made, kernel, shape))
-        if found:  # the deepest rings of those whose stores go alike
-            fitting.append(max(found, key=lambda each: len(each.staged)))
-    return tuple(fitting) or reason
+    reason, found = "", list[Specialised]()
+    for stages in shape.stages:
+        tiling = tiling_of(kernel, rows, shape, stages)
+        layout = build_layout(kernel.derivation, dict(kernel.sizes), types, tiling)
+        program = lower(kernel.derivation, layout)
+        made = specialise_program(program, rows, shape, limit, stages)
+        if isinstance(made, str):
+            reason = made
+        else:
+            found.append(_in_registers(made, kernel, shape))
+    if not found:
+        return reason
+    return max(
+        found, key=lambda each: len(each.staged)
+    )  # the deepest rings of those whose stores go alike
 
 
 def _in_registers(form: Specialised, kernel: KernelPlan, shape: Shape) -> Specialised:
     """Return a form with operands in registers and masks that take few, where it was faster so.
 
-    In short chunks shared memory would bind; where a mask bounds the stream, rows are held that fit whole.
+    In short chunks shared memory would bind. Where a mask bounds the stream it is tested a comparison at a
+    time, and rows are held that fit whole.
     """
+    together = with_chunks_together(form)
+    if together is not form:
+        return replace(together, tests_apart=shape.is_short)
     if shape.is_short:
         held = with_held_operands(with_led_vectors(form), kernel.machine)
         return replace(held, tests_apart=True)
     by_mask = any(isinstance(op, EdgePosition) for op in form.place)
     by_data = any(isinstance(op, Load) for op in form.place)
     delayed = not form.cuts and not form.parts
-    return with_held_rows(form) if by_mask and not by_data and delayed else form
+    if not by_mask or by_data or not delayed:
+        return form
+    return with_held_rows(replace(form, tests_apart=True))
 
 
 def may_spill(form: Specialised) -> bool:
     """Return whether a consumer's tiles fit its registers only if a step's scores are made in parts."""
     words = tile_registers(form.program, form.consumers, together=True)
-    return words + _BESIDE_TILES[form.consumers] > form.registers[0]
+    return words + BESIDE_TILES[form.consumers] > form.registers[0]
 
 
 def must_spill(form: Specialised) -> bool:
@@ -121,7 +139,7 @@ def specialise_program(
         return f"the rings take {made.shared_bytes} bytes of shared memory"
     words = tile_registers(rotated, shape.consumers)
     words += registers_beside(rotated, shape.consumers) if shape.is_sliced else 0
-    if words + _BESIDE_TILES[shape.consumers] > made.registers[0]:
+    if words + BESIDE_TILES[shape.consumers] > made.registers[0]:
         return f"the tiles of a consumer take {words} registers a thread"
     if moves_many_sums(rotated) and not may_spill(made):
         lagging = with_lagging_references(rotated)

@@ -54,7 +54,8 @@ def _has_lines(form: Specialised, store: Store) -> bool:
     row, column = (program.axis(dim[-1]) for dim in dims[-2:])
     is_apart = [len(dim) for dim in dims[-2:]] == [1, 1]
     takes_rows = row.tile == program.dim(form.rows).extent
-    width = column.tile if takes_rows else column.tile // form.consumers
+    is_whole = takes_rows or form.adder is not None
+    width = column.tile if is_whole else column.tile // form.consumers
     is_so = (row.dim, column.dim) == store.source_dims
     return is_apart and is_so and row.tile % LINE_ROWS == 0 and width % LINE_COLUMNS == 0
 

@@ -10,6 +10,7 @@ looked at again that may be faster where warps have roles.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 
@@ -17,10 +18,16 @@ from napkin.schedule.forms.form import with_forms
 from napkin.schedule.planning.cuts import Found, Option, total_seconds
 from napkin.schedule.planning.hulls import with_hulls
 from napkin.schedule.planning.search import WORTH
+from napkin.schedule.program import Load, Loop
+from napkin.schedule.roles.obstacles import place_of
 from napkin.schedule.tiling.kernel import KernelPlan
 
 _WORTH_APART = 1.1  # times as long as a cut in more kernels: their forms are predicted no better
+# Where any order is asked for, adding may be predicted a little slower: two kernels over 1024 positions took
+# 1.10 times as long as predicted, one 0.99 (docs/model.md).
+_WORTH_ASKED = 0.96
 _WORTH_ORDER = 1.09  # times as long as what adds up in no order: predictions say 1.10 of 1.104
+_LEFT_BY_DATA = 0.25  # of a stream that values of rows bound, as is guessed where a number does
 
 
 def best_kernels(
@@ -34,17 +41,18 @@ def best_kernels(
     known = _Known()
     best = _best_in_order(found, limit, known)
     ordered = [each for each in (found.best, *found.apart, best) if each is not None]
-    seconds = min(map(known.seconds, ordered), default=inf)
     adding = [] if deterministic else list(found.adding)
     if deterministic is None:
         adding = [each for each in adding if not any(map(_adds_by_threads, known.kernels(each)))]
     leanest = min(adding, key=known.seconds, default=None)
-    least = _WORTH_ORDER if deterministic is None else 1.0
-    if leanest is not None and seconds > least * known.seconds(leanest):
-        best = leanest
+    if leanest is not None:
+        seconds = known.seconds if deterministic is not None else known.seconds_if_short
+        least = _WORTH_ASKED if deterministic is not None else _WORTH_ORDER
+        if min(map(seconds, ordered), default=inf) > least * seconds(leanest):
+            best = leanest
     if best is None or known.seconds(best) >= limit:
         return None
-    return with_forms(bounded(best.kernels), by_hand=False)
+    return known.named(best)
 
 
 def _best_in_order(found: Found, limit: float, known: _Known) -> Option | None:
@@ -87,9 +95,43 @@ class _Known:
                 self._formed[id(each)] = each, formed
         return tuple(self._formed[id(each)][1] for each in kernels)
 
+    def named(self, option: Option) -> tuple[KernelPlan, ...]:
+        """Return a cut's kernels in their forms, under their own names."""
+        pairs = zip(bounded(option.kernels), bounded(option.planned), strict=True)
+        return tuple(self._named(own, planned) for own, planned in pairs)
+
+    def _named(self, own: KernelPlan, planned: KernelPlan) -> KernelPlan:
+        """Return a kernel in its form, by that of one which may differ from it in its own name alone."""
+        _, formed = self._formed.get(id(planned), (None, None))
+        name = own.program.name
+        is_alike = replace(planned.program, name=name) == own.program
+        if formed is None or formed.stead is not None or not is_alike:
+            return with_forms([own], by_hand=False)[0]
+        form = formed.form
+        if form is not None:
+            program = replace(form.warps.program, name=name)
+            form = replace(form, warps=replace(form.warps, program=program))
+        program = replace(formed.program, name=name)
+        return replace(formed, derivation=own.derivation, program=program, form=form)
+
     def seconds(self, option: Option) -> float:
         """Return the seconds of a cut's kernels in their forms."""
         return total_seconds(self.kernels(option))
+
+    def seconds_if_short(self, option: Option) -> float:
+        """Return the same, of streams that values of rows bound only what these are guessed to leave.
+
+        What adds up in memory clears that and reads it once more however short streams are.
+        """
+        kernels = self.kernels(option)
+        bound = sum(each.expected.seconds for each in kernels if _is_bound_by_data(each))
+        return total_seconds(kernels) - (1 - _LEFT_BY_DATA) * bound
+
+
+def _is_bound_by_data(kernel: KernelPlan) -> bool:
+    program = kernel.printed
+    loops = any(isinstance(op, Loop) for op in program.operations)
+    return loops and any(isinstance(op, Load) for op in place_of(program))
 
 
 def _adds_by_threads(kernel: KernelPlan) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
-from napkin.schedule.program import Compute, Dot, Length, Load, Operation, Positions, Tile
+from napkin.schedule.program import Compute, Dot, Length, Load, Operation, Positions, Region, Tile
 from napkin.schedule.roles.barriers import Ahead, Await, Finish, Release, Share, Slot, Step
-from napkin.schedule.roles.warps import Specialised
+from napkin.schedule.roles.warps import Chunks, Specialised
 
 
 def read_late(steps: Sequence[Step]) -> list[Step]:
@@ -83,9 +83,17 @@ def cut_at_end(body: Sequence[Operation], rows: str) -> frozenset[str]:
     )
 
 
-def with_shares(steps: Sequence[Step], tiles: dict[str, Tile]) -> Iterator[Step]:
+def is_placed(chunks: Chunks) -> bool:
+    """Return whether chunks that no mask cuts compute with their positions, as of a bias by distance."""
+    loop = chunks.loop
+    places = (op for op in loop.body if isinstance(op, Positions))
+    return loop.region is Region.FULL and any(op.axis == loop.axis for op in places)
+
+
+def with_shares(
+    steps: Sequence[Step], parts: Sequence[Dot], tiles: Mapping[str, Tile]
+) -> Iterator[Step]:
     """Share what parts multiply between consumers, before the first contraction behind which it is made."""
-    parts = [step for step in steps if isinstance(step, Dot) and _sums_rows(step, tiles)]
     kinds = {dot.left: dot.operand_type for dot in parts}
     waiting = {
         name: Share(replace(tiles[name], storage=kind), number)
@@ -95,10 +103,6 @@ def with_shares(steps: Sequence[Step], tiles: dict[str, Tile]) -> Iterator[Step]
         if isinstance(step, Dot) and step.left in waiting:
             yield waiting.pop(step.left)
         yield step
-
-
-def _sums_rows(dot: Dot, tiles: dict[str, Tile]) -> bool:
-    return dot.left in tiles and tiles[dot.left].dims[0] == dot.over
 
 
 # --- a contraction ahead --------------------------------------------------------------------------
@@ -128,7 +132,10 @@ def with_contraction_ahead(form: Specialised) -> Specialised:
 
 
 def _one_ahead(steps: Sequence[Step], first: Dot, slots: Mapping[str, Slot]) -> Iterator[Step]:
-    """Finish a chunk's first contraction at its start, and issue the next one's behind its first part."""
+    """Finish a chunk's first contraction at its start, and issue the next one's behind its first part.
+
+    Without parts it comes behind the last contraction.
+    """
     own = slots[first.right]
     steps, place = _older_finished(steps)
     ahead = Ahead(first, own, is_first=False)
@@ -149,11 +156,13 @@ def _older_finished(steps: Sequence[Step]) -> tuple[tuple[Step, ...], int]:
     """Finish what was issued before rows were shared as soon as a part is issued; return where that is."""
     share = next(i for i, step in enumerate(steps) if isinstance(step, Share))
     older = {step.tile.name for step in steps[:share] if isinstance(step, Dot)}
-    place = 1 + next(
-        share + i
-        for i, step in enumerate(steps[share:])
-        if isinstance(step, Dot) and step.accumulator is None
-    )
+    dots = [
+        (place, step) for place, step in enumerate(steps) if isinstance(step, Dot) and place > share
+    ]
+    parts = [place for place, dot in dots if dot.accumulator is None]
+    place = 1 + (parts[0] if parts else dots[-1][0])
+    if not parts:
+        return tuple(steps), place
     early: list[Step] = []
     late: list[Step] = []
     for step in steps[place:]:

@@ -46,10 +46,7 @@ def with_held_operands(form: Specialised, machine: Machine) -> Specialised:
 
 
 def with_held_rows(form: Specialised) -> Specialised:
-    """Return the form with a resident operand whole in registers, if they are free.
-
-    Masks are tested a comparison at a time there, and take none.
-    """
+    """Return a form whose masks take no registers with a resident operand whole in them, if they are free."""
     found = _resident_left(form)
     if found is None:
         return form
@@ -59,7 +56,7 @@ def with_held_rows(form: Specialised) -> Specialised:
     taken += column_registers(program) + _registers(ring, columns, form)
     if taken + _BESIDE[form.consumers] > form.registers[0]:
         return form
-    return replace(form, held=(Held(dot.left, columns),), tests_apart=True)
+    return replace(form, held=(Held(dot.left, columns),))
 
 
 def _mask_registers(form: Specialised) -> int:

@@ -1,14 +1,17 @@
-"""Values of a chunk's positions that share the barriers of its first matrix.
+"""Tiles of a chunk that share the barriers of its first matrix: values of its positions, or all that comes.
 
 In: a `Specialised` kernel. Out: the same, in which a chunk's values of positions come and go with the matrix
 that is contracted first. A warpgroup's warps meet at every barrier, whether they wait there or arrive: in
 short chunks two meetings less are worth that the matrix is kept until the values are read. Chunks that need
 no values read none.
+
+Where the next chunk contracts that matrix once more, as gradients do, it is kept so long anyway, and all
+that comes with a chunk does so: one wait and one release.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from napkin.schedule.liveness import reads
@@ -37,6 +40,52 @@ def with_led_vectors(form: Specialised) -> Specialised:
         chunks=tuple(map(together, form.chunks)),
         behind=tuple(map(together, form.behind)),
     )
+
+
+# --- all that comes with a chunk ------------------------------------------------------------------
+
+
+def with_chunks_together(form: Specialised) -> Specialised:
+    """Return the form with all rings led by the first matrix's, if the next chunk reads that once more."""
+    first, *others = (ring for ring in form.rings if not ring.resident)
+    is_read_twice = all(
+        Await(Slot(first.name, 1)) in each.steps
+        for each in form.chunks
+        if each.loop.body and not each.is_single
+    )
+    if not is_read_twice or any(ring.slots != first.slots for ring in others):
+        return form
+    rings = {ring.name for ring in (first, *others)}
+
+    def together(each: Chunks) -> Chunks:
+        return replace(each, steps=tuple(_handled_once(each.steps, rings, first.name)))
+
+    return replace(
+        form,
+        rings=tuple(
+            replace(ring, leader=first.name) if ring in others else ring for ring in form.rings
+        ),
+        chunks=tuple(map(together, form.chunks)),
+        drain=tuple(_handled_once(form.drain, rings, first.name)),
+        behind=tuple(map(together, form.behind)),
+    )
+
+
+def _handled_once(steps: Sequence[Step], rings: Collection[str], first: str) -> Iterator[Step]:
+    """Await a chunk's slots once, at first; release once, at last, those of the chunk before.
+
+    A chunk that is let pass releases its own.
+    """
+    handled = [step for step in steps if _handles(step, rings)]
+    waits = [step for step in handled if isinstance(step, Await) and not step.slot.age]
+    releases = [step for step in handled if isinstance(step, Release)]
+    is_passed = not any(isinstance(step, Operation) for step in steps)
+    last = [step for step in releases if step.slot.age or is_passed][-1:]
+    for step in steps:
+        if step in waits[:1] or step in last:
+            yield replace(step, slot=replace(step.slot, ring=first))
+        elif not _handles(step, rings):
+            yield step
 
 
 def _handles(step: Step, rings: Collection[str]) -> bool:

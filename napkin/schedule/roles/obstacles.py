@@ -30,6 +30,9 @@ from napkin.schedule.program import (
 )
 
 OPERANDS = ("bf16", "fp16")  # what a contraction may take, and a store through shared memory give
+# Registers that addresses, bounds and row values take of a consumer's beside tiles, by the number of
+# consumers: read off compiled kernels.
+BESIDE_TILES = {3: 32, 2: 44}
 _NARROWEST = 16
 _SLOW = 8  # instructions of an element: a special function's share of the issue slots
 

@@ -60,6 +60,17 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Adder:
+    """A warpgroup that contracts parts of sums and adds them: its registers a thread, its steps of a chunk.
+
+    Its slots are those of what consumers share, by the tile's name: all of them fill one, it empties it.
+    """
+
+    registers: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """The first columns of a resident tile, which every consumer keeps in registers for a whole group."""
 
@@ -99,7 +110,7 @@ class Specialised:
     once a chunk, in order. A consumer does `prelude`, `chunks`, `drain`, and lets chunks `behind` pass.
     `slots` gives the slot of every shared tile by name, `cuts` the dim that a dim of slices is cut from. With
     `tests_apart` a mask is tested a comparison at a time. With `nests` every step of `chunks` has a loop,
-    which fills the rings.
+    which fills the rings. With an `adder` consumers contract no parts.
     """
 
     program: Program
@@ -120,6 +131,7 @@ class Specialised:
     cuts: tuple[tuple[str, str], ...] = ()
     nests: tuple[Nest, ...] = ()
     behind: tuple[Chunks, ...] = ()
+    adder: Adder | None = None
 
     @property
     def shared_bytes(self) -> int:
@@ -133,7 +145,7 @@ class Specialised:
     @property
     def warps(self) -> int:
         """The warps of a block; those that the producer's warpgroup leaves idle are counted."""
-        return 4 * (self.consumers + 1)
+        return 4 * (self.consumers + 1 + (self.adder is not None))
 
     @property
     def stages(self) -> int:

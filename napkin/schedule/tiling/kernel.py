@@ -28,7 +28,7 @@ from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.tiling.least import least_seconds
 from napkin.schedule.tiling.structures import Structures
 from napkin.schedule.tiling.tilings import enumerate_tilings, least_depth
-from napkin.schedule.timing.occupancy import shared_bytes
+from napkin.schedule.timing.occupancy import takes_more
 from napkin.schedule.timing.plain_loops import DEEP_STAGES
 from napkin.schedule.timing.predict import Prediction, predict
 from napkin.schedule.timing.predict_adding import plain_adding_seconds
@@ -261,8 +261,8 @@ class _Candidates:
             if self.hand is not None:
                 _check_depth(self.derivation.diagram, program, self.hand, depth)
             fewest = min(warps for _, warps in choices)
-            taken = shared_bytes(program, fewest, wgmma=self.machine.has("wgmma"))
-            is_overfull = taken > self.machine.limits.shared_per_block
+            room = self.machine.limits.shared_per_block
+            is_overfull = takes_more(program, fewest, room, wgmma=self.machine.has("wgmma"))
             if is_overfull:
                 overfull.append(base)
             yield _Laid(layout, program, walked, _widest_tile(program), choices, is_overfull)

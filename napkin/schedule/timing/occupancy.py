@@ -46,14 +46,19 @@ def shared_bytes(program: Program, warps: int, *, wgmma: bool) -> int:
     return rings + _bytes_beside_rings(program, warps, wgmma=wgmma)
 
 
+def takes_more(program: Program, warps: int, room: int, *, wgmma: bool) -> bool:
+    """Return whether a block takes more shared memory than there is: its rings alone mostly say so."""
+    rings = _ring_bytes(program, _deepest(program), wgmma=wgmma)
+    return rings > room or rings + _bytes_beside_rings(program, warps, wgmma=wgmma) > room
+
+
 @remembered_by(
     lambda program, warps, *, wgmma: (
         (program.operations, program.dims, program.axes, warps, wgmma)
     )
 )
 def _bytes_beside_rings(program: Program, warps: int, *, wgmma: bool) -> int:
-    loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
-    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
+    loops, dots = _loops(program.operations), _dots(program.operations)
     by_group = _by_group(program, wgmma=wgmma)
     total = max((_handed_over(program, each, wgmma=wgmma) for each in loops), default=0)
     changing = [_turned(program, each, wgmma=wgmma) for each in loops]
@@ -120,8 +125,7 @@ def _ring_bytes(program: Program, stages: int, *, wgmma: bool) -> int:
     by_group = _by_group(program, wgmma=wgmma)
     rings: dict[str, int] = {}
     barriers: dict[str | int, int] = {}
-    loops = [op for op in walk(program.operations) if isinstance(op, Loop)]
-    for loop in (each for each in loops if any(isinstance(op, Dot) for op in each.body)):
+    for loop in (each for each in _loops(program.operations) if _contractions(each.body)):
         contracted = _first_contracted(loop.body)
         places = {writes(op): place for place, op in enumerate(_contractions(loop.body))}
         for op in _ringed(loop.body, stages, by_group=by_group):
@@ -149,8 +153,18 @@ def ring_depths(program: Program, *, wgmma: bool) -> dict[str, int]:
 
 def _by_group(program: Program, *, wgmma: bool) -> bool:
     """Return whether warpgroups contract, from shared memory."""
-    dots = [op for op in walk(program.operations) if isinstance(op, Dot)]
+    dots = _dots(program.operations)
     return wgmma and all(elements(program, op.tile.dims[:1]) >= 64 for op in dots)
+
+
+@remembered
+def _loops(operations: Sequence[Operation]) -> list[Loop]:
+    return [op for op in walk(operations) if isinstance(op, Loop)]
+
+
+@remembered
+def _dots(operations: Sequence[Operation]) -> list[Dot]:
+    return [op for op in walk(operations) if isinstance(op, Dot)]
 
 
 def _deepest(program: Program) -> int:

@@ -1,10 +1,10 @@
 """How long a kernel takes whose groups add to an output, and how long its zeros.
 
 In: a form with parts (napkin.schedule.forms.adding), or a Program that adds, a machine, axis lengths. Out: a
-`Prediction`, or seconds. Consumers meet twice in every step, so that both compute at a time and both
-contract at a time: what hides arithmetic elsewhere hides little of it here.
+`Prediction`, or seconds. Consumers meet in every step, so that both compute at a time and both contract at a
+time: what hides arithmetic elsewhere hides little of it here. With an adder they never meet.
 
-The constants were read off five kernels on an H200 (docs/model.md, "Sums that are added up").
+The constants were read off seven kernels on an H200 (docs/model.md, "Sums that are added up").
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from napkin.schedule.timing.predict import Prediction, average_steps, group_coun
 
 ADDING_PARTS = ("adding", "clearing")  # what a plain loop's prediction gets besides
 
-# None of a step's arithmetic is hidden, and it shares its warps' issue slots; what waits for one another in
-# a step has clocks of its own, which matter where that is all.
-_EXPOSED, _CHAIN_CLOCKS, _ORDER = 1.25, 2400, 4
+# How much of a step's arithmetic is not hidden, where consumers meet and where they don't; what waits for one
+# another in a step has clocks of its own, which matter where that is all, and no other consumer contracts.
+_EXPOSED, _EXPOSED_APART, _CHAIN_CLOCKS, _ORDER = 0.75, 0.45, 2400, 4
 _ADDED = 16  # elements a clock that a multiprocessor's threads add
-_GROUP_CLOCKS = 0.1  # of a byte that a group loads or stores outside its loop
+_GROUP_CLOCKS = 0.08  # of a byte that a group loads or stores outside its loop
 
 
 def predict_adding(form: Specialised, machine: Machine, sizes: Mapping[str, int]) -> Prediction:
@@ -39,7 +39,7 @@ def predict_adding(form: Specialised, machine: Machine, sizes: Mapping[str, int]
     waves = ceil(groups / machine.units)
     clocks = {"contractions": 0.0, "other arithmetic": 0.0, "waiting": 0.0}
     for loop in (op for op in program.operations if isinstance(op, Loop)):
-        step = _step_clocks(program, loop, form.rows, machine)
+        step = _step_clocks(form, loop, machine)
         clocks = {name: clocks[name] + walked[id(loop)] * step[name] for name in clocks}
     clocks["starting"] = _GROUP_CLOCKS * own_bytes(program)
     parts = {name: waves * each / machine.clock for name, each in clocks.items()}
@@ -60,20 +60,21 @@ def predict_adding(form: Specialised, machine: Machine, sizes: Mapping[str, int]
     return Prediction(*needs, sum(parts.values()), bound, tuple(parts.items()))
 
 
-def _step_clocks(program: Program, loop: Loop, rows: str, machine: Machine) -> dict[str, float]:
+def _step_clocks(form: Specialised, loop: Loop, machine: Machine) -> dict[str, float]:
     """Return the clocks of a step by what the units do, but for the groups that reach past the end."""
-    rare = cut_at_end(loop.body, rows)
+    program, rare = form.program, cut_at_end(loop.body, form.rows)
+    exposed, chain = (_EXPOSED, _CHAIN_CLOCKS) if form.adder is None else (_EXPOSED_APART, 0)
     tensor = sum(full_rate_clocks(program, op, machine) for op in loop.body if isinstance(op, Dot))
-    vector = _EXPOSED * sum(
+    vector = exposed * sum(
         vector_clocks(program, op, machine)
         for op in loop.body
         if isinstance(op, Compute | Fold) and op.tile.name not in rare
     )
-    whole = ((tensor + vector) ** _ORDER + _CHAIN_CLOCKS**_ORDER) ** (1 / _ORDER)
+    whole = ((tensor + vector) ** _ORDER + chain**_ORDER) ** (1 / _ORDER)
     return {
         "contractions": tensor,
         "other arithmetic": vector,
-        "waiting": whole - tensor - vector,
+        "waiting": max(0.0, whole - tensor - vector),
     }
 
 

@@ -12,6 +12,7 @@ from napkin.machine import Machine
 from napkin.schedule.count import extent
 from napkin.schedule.liveness import reads, writes
 from napkin.schedule.program import Compute, Dot, Loop, Operation, Program
+from napkin.schedule.roles.allocation import allocated_bytes
 from napkin.schedule.roles.lag import mostly_one
 from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.timing.predict import Prediction, predict_specialised
@@ -22,7 +23,13 @@ _NARROW, _SLOWER = 64, 1.2
 
 
 def predict_roles(warps: Specialised, machine: Machine, sizes: Mapping[str, int]) -> Prediction:
-    """Return the time of a kernel whose warps have roles, and what it is made of."""
+    """Return what a kernel whose warps have roles needs, its time, and what that is made of."""
+    said = _predict(warps, machine, sizes)
+    return replace(said, shared_bytes=allocated_bytes(warps, sizes))
+
+
+def _predict(warps: Specialised, machine: Machine, sizes: Mapping[str, int]) -> Prediction:
+    """Return the prediction by the bytes of rings and stages alone."""
     if warps.parts:
         return predict_adding(warps, machine, sizes)
     said = predict_specialised(

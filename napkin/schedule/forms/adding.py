@@ -7,10 +7,11 @@ consumer's own sums take it from registers; turned, every consumer takes the row
 from shared memory, and gives its share of the part.
 
 A step issues first the contractions of what it loads. Sums that it adds to follow as their operands
-are there, and the parts, which leave through shared memory by the copy engine's reductions: behind
-the sums, or where chunks are long before those of the same operand. A step's sums are finished in
-it; while its parts leave, the first contraction of the next one runs. Where a consumer's registers hold
-what stays for a group besides, a warpgroup of its own contracts parts and adds them, and comes first.
+are there, and the parts, which threads add from registers where there is room for their addresses, else
+the copy engine from shared memory: before the sums of the same operand, or where it adds behind them.
+A step's sums are finished in it; while its parts leave, the first contraction of the next one runs.
+Where a consumer's registers hold what stays for a group besides, a warpgroup of its own contracts
+parts and adds them, and comes first.
 
 It is not asked here whether this form is faster than the plain one.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from napkin.algebra.derive import derive
 from napkin.machine import load_machine
 from napkin.schedule.planning.plan import make_plan
-from napkin.schedule.program import Dot, walk
+from napkin.schedule.program import AxisRole, Dot, Loop, walk
 from napkin.schedule.tiling.tilings import enumerate_tilings
 from tests.programs import diagram_of
 
@@ -18,6 +18,17 @@ NORMALISED = """diagram project(X[b q e], W[e h d]) -> Q[b q h d]
     Q[b q h d] = rmsnorm[d](sum[e](X * W))
 
 sizes b=4 q=4096 e=2048 h=16 d=128
+"""
+GROUPED = """diagram grouped(A[k g x d], B[k g x v]) -> C[k x d], D[k x v]
+    C[k x d] = 0.5 * sum[g](A)
+    D[k x v] = sum[g](B)
+
+sizes k=8 g=4 x=4096 d=128 v=128
+"""
+TOTALS = """diagram totals(A[h b p], B[h b p]) -> C[h]
+    C[h] = sum[b p](A * B)
+
+sizes b=512 h=16 p=256
 """
 SQUARES = """diagram norm(A[q x]) -> n
     n = sqrt(sum[q x](A * A))
@@ -51,3 +62,16 @@ def test_rows_beside_an_axis_that_is_walked_in_chunks_are_few() -> None:
     for kernel in plan.kernels:
         tiles = {each.axis: each.tile for each in kernel.program.axes}
         assert tiles.get("q", 1) * tiles.get("x", 1) <= 4096
+
+
+def test_a_sum_over_an_axis_before_whole_rows_takes_one_position_a_step() -> None:
+    derivation = derive(diagram_of(GROUPED))
+    (kernel,) = make_plan(derivation, load_machine("hopper")).kernels
+    (loop,) = (op for op in walk(kernel.program.operations) if isinstance(op, Loop))
+    assert (loop.axis, loop.step) == ("g", 1)
+
+
+def test_what_is_summed_as_well_is_no_reason_for_one_position_a_step() -> None:
+    (kernel,) = make_plan(derive(diagram_of(TOTALS)), load_machine("hopper")).kernels
+    stream = next(each for each in kernel.program.axes if each.role is AxisRole.STREAM)
+    assert stream.tile > 1

@@ -103,6 +103,8 @@ def walks(graph: Graph, axes: Mapping[str, AxisTile], axis: str, bounds: Bounds)
         full_stop = graph.pointwise("max2", full_stop, full_start)
     loops.append(Walk(Region.FULL, full_start, full_stop, (full_begin, full_end)))
     holds = bounds.full.stop is None and bounds.any.stop is None and bounds.residual is None
+    if holds and full_stop == stop:
+        return loops  # of single positions, none of which reaches past the end
     loops.append(Walk(Region.PARTIAL, full_stop, stop, (full_end, end), holds))
     return loops
 
@@ -303,4 +305,6 @@ def _align(graph: Graph, value: int | None, step: int, *, up: bool) -> int:
         constant = graph[step]
         assert isinstance(constant, Constant)
         value = graph.pointwise("add", value, graph.constant(int(constant.value) - 1))
+    if step == graph.constant(1):
+        return value
     return graph.pointwise("mul", graph.pointwise("floordiv", value, step), step)

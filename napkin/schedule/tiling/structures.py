@@ -162,8 +162,11 @@ def _structure_of(layout: Layout) -> _Structure:
 def _told_apart(axis: AxisTile, last: Collection[str]) -> int:
     """Return a tile, one number for all grouped tiles and chunks that a descriptor's box takes alike.
 
-    A box must be so wide along the `last` axis of an array, and no longer than so along any.
+    A box must be so wide along the `last` axis of an array, and no longer than so along any. A chunk of one
+    position has a loop less.
     """
+    if axis.role is AxisRole.STREAM and axis.tile == 1:
+        return 0
     if axis.role not in (AxisRole.GROUP, AxisRole.STREAM):
         return axis.tile
     if axis.tile > MAX_DESCRIPTOR_EXTENT:

@@ -27,6 +27,7 @@ _STAGES, _WARPS = (2, 3, 4), (4, 8)  # of kernels that contract
 _MAX_WHOLE = 256
 _SPLIT_TILE = 64
 _ELEMENTS = 1024  # of a block that only computes
+_WARP_ELEMENTS = 128  # that a warp loads as vectors of 16 bytes or less
 # Rows of a kernel without contractions; many where its stream is short; of an axis that is not the last.
 _FEW_ROWS, _MANY_ROWS, _APART_ROWS = (1, 2, 4, 8, 16), (32, 64, 128, 256), (8,)
 
@@ -248,9 +249,28 @@ def _stream_tiles(
     if depth is not None:
         limit = max(depth, power_of_two(sizes[axis]))
         return [{axis: tile} for tile in _STREAM_TILES if depth <= tile <= limit]
+    if _lies_before_whole(derivation, sizes, axis):
+        return [{axis: 1}]
     limit = power_of_two(sizes[axis])
     rows = [tile // beside or 1 for tile in (1024, 4096)]
     return [{axis: min(tile, limit)} for tile in rows if tile <= max(limit, rows[0])]
+
+
+def _lies_before_whole(derivation: Derivation, sizes: Mapping[str, int], axis: str) -> bool:
+    """Return whether every array that carries an axis has enough for a warp behind it that is not summed.
+
+    A step takes one position of such an axis then: of several, some would lie in other warps, and their sum
+    would pass through shared memory.
+    """
+    diagram = derivation.diagram
+    whole = {each for output in diagram.outputs for each in output.axes} & set(derivation.inner)
+    behind = [
+        whole.intersection(axes[axes.index(axis) :])
+        for axes in (each.axes for each in diagram.arguments)
+        if axis in axes
+    ]
+    extents = [prod(sizes[each] for each in axes) for axes in behind]
+    return min(extents, default=1) >= _WARP_ELEMENTS
 
 
 def least_depth(types: Iterable[str]) -> int:

@@ -96,14 +96,17 @@ def _is_leading(program: Program, fold: Fold) -> bool:
 
 
 def _copied_bytes(program: Program, loops: Sequence[Loop]) -> int:
-    """Return the bytes of tiles that the copy engine brings to threads, with their barriers."""
-    copied = {
-        op.array: elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage] + _BARRIER
+    """Return the bytes of a tile that the copy engine brings to threads, with its barrier.
+
+    Threads take one before the next is asked for, so that all have the same room.
+    """
+    copied = [
+        elements(program, op.tile.dims) * TYPE_BYTES[op.tile.storage] + _BARRIER
         for loop in loops
         for op in loop.body
         if isinstance(op, Load) and op.path is Path.DESCRIPTOR
-    }
-    return sum(copied.values())
+    ]
+    return max(copied, default=0)
 
 
 def _gathered_bytes(program: Program, loop: Loop, warps: int, *, wgmma: bool) -> int:

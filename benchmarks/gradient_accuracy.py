@@ -37,8 +37,7 @@ from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.reference import torch_reference
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-# An attention's axes where float64 keeps scores, and where the backward runs again and again: every position
-# in a cache's pages is looked for among all that are read.
+# An attention's axes where float64 keeps scores, and where the backward runs again and again.
 FEW = {"b": 1, "k": 2, "p": 256, "q": 2048, "x": 2048}
 MANY = {"b": 4, "p": 1024}
 RANK = 4  # of scores: batch, heads, queries and keys

@@ -231,8 +231,8 @@ def axis_sizes(diagram: Diagram, shapes: Mapping[str, Sequence[int]]) -> dict[st
         if len(rest) == len(pending):
             raise InternalError("an axis has no length")
         pending = rest
-    for axis, (read, count) in implied_sizes(diagram).items():
-        sizes[axis] = sizes[read] * count
+    for axis, implied in implied_sizes(diagram).items():
+        sizes[axis] = implied.length(sizes)
     return sizes
 
 

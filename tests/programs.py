@@ -54,8 +54,8 @@ def example(name: str) -> Diagram:
 def sizes_of(diagram: Diagram, given: Mapping[str, int], default: int) -> dict[str, int]:
     """Return every axis's length: given, implied by what is given, or the default."""
     sizes = {axis: given.get(axis, default) for axis in diagram.axes}
-    for axis, (read_axis, count) in implied_sizes(diagram).items():
-        sizes[axis] = sizes[read_axis] * count
+    for axis, implied in implied_sizes(diagram).items():
+        sizes[axis] = implied.length(sizes)
     return sizes
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from napkin.algebra.derive import Derivation, derive, sketch
 from napkin.api import Diagram as Front
-from napkin.diagram import Diagram
 from napkin.emit.pseudo import pseudo_of_plan
 from napkin.emit.triton import emit_triton, entry_name, kernel_names
 from napkin.evaluate import reference
@@ -28,6 +27,7 @@ from napkin.schedule.planning.cost import cost_of
 from napkin.schedule.planning.pieces import LAUNCH_S
 from napkin.schedule.planning.plan import KernelPlan, Plan, make_plan
 from napkin.schedule.planning.points import cut_points
+from napkin.schedule.planning.readers import best_alone
 from napkin.schedule.program import Load, Loop, walk
 from tests.conftest import Golden
 from tests.programs import ROOT, arguments_of, diagram_of, example, sizes_of
@@ -192,14 +192,11 @@ def test_points_are_reductions_and_named_arrays_at_their_last_step() -> None:
 def test_layers_that_are_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     planned_pieces: list[str] = []
 
-    def counted(
-        piece: Diagram, derivation: Derivation, setting: pieces.Setting
-    ) -> KernelPlan | pieces.Refused:
-        planned_pieces.append(piece.name)
-        return plan_piece(piece, derivation, setting)
+    def counted(derivation: Derivation, *where: Any) -> tuple[KernelPlan | None, KernelPlan | None]:
+        planned_pieces.append(derivation.diagram.name)
+        return best_alone(derivation, *where)
 
-    plan_piece = pieces.plan_piece
-    monkeypatch.setattr(pieces, "plan_piece", counted)
+    monkeypatch.setattr(pieces, "best_alone", counted)
     plan = plan_of(layers(5))
     assert [each.name for each in plan.kept] == ["H1", "H2", "H3", "H4"]
     five = len(planned_pieces)

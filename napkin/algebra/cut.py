@@ -26,6 +26,7 @@ from napkin.diagram import (
     Diagram,
     Gather,
     Graph,
+    Implied,
     Index,
     Input,
     Leaf,
@@ -373,7 +374,7 @@ def _renaming_reads(diagram: Diagram, reached: Sequence[int]) -> dict[int, Input
         indices = [boxes[index] for index in box.indices]
         labels = tuple(index.axis for index in indices if isinstance(index, Index))
         alike = (
-            label == own or implied.get(label) == (own, 1)
+            label == own or implied.get(label) == Implied((own,))
             for label, own in zip(labels, array.axes, strict=False)
         )
         if len(set(labels)) == len(array.axes) == len(labels) and all(alike):
@@ -388,7 +389,7 @@ def _open(dims: Sequence[Sequence[str]]) -> tuple[str, ...]:
 def _lengths(diagram: Diagram) -> dict[str, int]:
     """Return the lengths that the diagram gives, and those that they imply."""
     lengths = dict(diagram.sizes)
-    for axis, (read, factor) in implied_sizes(diagram).items():
-        if read in lengths:
-            lengths.setdefault(axis, lengths[read] * factor)
+    for axis, implied in implied_sizes(diagram).items():
+        if lengths.keys() >= set(implied.axes):
+            lengths.setdefault(axis, implied.length(lengths))
     return lengths

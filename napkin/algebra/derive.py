@@ -33,7 +33,8 @@ class Derivation:
     `group`: axes that may be split over the grid. `inner`: axes that lie on chip whole, or are
     walked in chunks inside a step if they are in `splittable`. `conditions`: for each pass, the
     mask without which a chunk contributes nothing, or None. `law_error` is the worst relative error
-    seen in the check. `hulls` are those of comparisons, where a kernel before this one finds them.
+    seen in the check. `hulls` are those of comparisons, where a kernel before this one finds them. Groups
+    along the axes in `parted` share the stream out among them: each of its positions is walked by one.
     """
 
     diagram: Diagram
@@ -46,6 +47,7 @@ class Derivation:
     candidates: tuple[Candidate, ...]
     law_error: float
     hulls: tuple[tuple[int, Hull], ...] = ()
+    parted: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from napkin.diagram.printing import print_call, print_constant, print_diagram, p
 from napkin.diagram.signature import (
     Argument,
     Diagram,
+    Implied,
     Output,
     Placement,
     Relabelling,
@@ -54,6 +55,7 @@ __all__ = [
     "Extreme",
     "Gather",
     "Graph",
+    "Implied",
     "Index",
     "Input",
     "Leaf",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
 
 from napkin.diagram.boxes import (
     SCALAR_TYPES,
@@ -151,33 +153,66 @@ def storage_types(diagram: Diagram, dtype: str) -> dict[str, str]:
     return types
 
 
-def implied_sizes(diagram: Diagram) -> dict[str, tuple[str, int]]:
+@dataclass(frozen=True, slots=True)
+class Implied:
+    """A length that follows from those of other axes: their product, a number of times."""
+
+    axes: tuple[str, ...]
+    count: int = 1
+
+    def length(self, lengths: Mapping[str, int]) -> int:
+        """Return the length, where those of the other axes are known."""
+        return prod(lengths[axis] for axis in self.axes) * self.count
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is the length of one other axis."""
+        return len(self.axes) == self.count == 1
+
+
+def implied_sizes(diagram: Diagram) -> dict[str, Implied]:
     """Return the axes that no argument carries and whose length a read implies.
 
-    `K[page[b, x // 16], x % 16, k, d]` with `page[b n]` gives `{"x": ("n", 16)}`: x is 16 times as long as
-    n. A bare label, `H[b, q, d]` with `H[b t d]`, gives `{"q": ("t", 1)}`. A bare label decides before a
-    count, and of several reads the first.
+    `K[page[b, x // 16], x % 16, k, d]` with `page[b n]` gives `{"x": Implied(("n",), 16)}`: x is 16 times as
+    long as n. `page[r // size(n), r % size(n)]` makes r as long as b and n together. A bare label,
+    `H[b, q, d]` with `H[b t d]`, gives `{"q": Implied(("t",))}`. A bare label decides before a count, and of
+    several reads the first.
     """
     carried = {axis for argument in diagram.arguments for axis in argument.axes}
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[str, Implied] = {}
     for box in diagram.boxes:
         if not isinstance(box, Gather):
             continue
         for read, index in zip(diagram.boxes[box.array].axes, box.indices, strict=True):
             walked = _walked_axis(diagram, diagram.boxes[index])
             if walked is not None and walked[0] not in carried:
-                bare, known = isinstance(diagram.boxes[index], Index), walked[0] in found
-                if not known or (bare and found[walked[0]][1] != 1):
-                    found[walked[0]] = (read, walked[1])
+                axis, steps = walked
+                bare, known = isinstance(diagram.boxes[index], Index), axis in found
+                if not known or (bare and not found[axis].is_bare):
+                    found[axis] = replace(steps, axes=(read, *steps.axes))
     return found
 
 
-def _walked_axis(diagram: Diagram, index: Box) -> tuple[str, int] | None:
-    """Return (axis, count) if an index walks an array once in steps of `count` of the axis."""
+def _walked_axis(diagram: Diagram, index: Box) -> tuple[str, Implied] | None:
+    """Return an axis and what is a step of it, if an index walks an array once in such steps."""
     if isinstance(index, Index):
-        return index.axis, 1
+        return index.axis, Implied(())
     if isinstance(index, Pointwise) and index.operator == "floordiv":
         axis, count = (diagram.boxes[each] for each in index.operands)
-        if isinstance(axis, Index) and isinstance(count, Constant) and count.value > 0:
-            return axis.axis, int(count.value)
+        steps = _steps(diagram, count)
+        if isinstance(axis, Index) and steps is not None:
+            return axis.axis, steps
+    return None
+
+
+def _steps(diagram: Diagram, count: Box) -> Implied | None:
+    """Return a product of lengths and a whole number, None for what is none."""
+    if isinstance(count, Constant) and count.value > 0:
+        return Implied((), int(count.value))
+    if isinstance(count, Size):
+        return Implied((count.axis,))
+    if isinstance(count, Pointwise) and count.operator == "mul":
+        one, other = (_steps(diagram, diagram.boxes[each]) for each in count.operands)
+        if one is not None and other is not None:
+            return Implied((*one.axes, *other.axes), one.count * other.count)
     return None

@@ -161,9 +161,9 @@ def _array(array: Array) -> tuple[str, ...]:
 def _sizes(derivation: Derivation) -> dict[str, int]:
     """Return the lengths that the diagram gives, and those that they imply."""
     sizes = dict(derivation.diagram.sizes)
-    for axis, (read, number) in implied_sizes(derivation.diagram).items():
-        if read in sizes:
-            sizes.setdefault(axis, sizes[read] * number)
+    for axis, implied in implied_sizes(derivation.diagram).items():
+        if sizes.keys() >= set(implied.axes):
+            sizes.setdefault(axis, implied.length(sizes))
     return sizes
 
 

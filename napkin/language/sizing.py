@@ -29,4 +29,6 @@ def sized_axes(diagram: Diagram) -> set[str]:
             for dim in users[axis]:
                 dim.discard(axis)
                 ready += [dim] if len(dim) == 1 else []
-    return known | {axis for axis, (read, _) in implied_sizes(diagram).items() if read in known}
+    return known | {
+        axis for axis, each in implied_sizes(diagram).items() if known.issuperset(each.axes)
+    }

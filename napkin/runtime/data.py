@@ -65,10 +65,11 @@ def axis_lengths(diagram: Diagram, sizes: Mapping[str, int] | None = None) -> di
             message = f"`{axis}` is not an axis of `{diagram.name}`"
             raise NapkinError([Diagnostic("N403", message, help=did_you_mean(axis, diagram.axes))])
     known = dict.fromkeys(diagram.axes, UNSIZED) | dict(diagram.sizes) | dict(sizes or {})
-    for axis, (read, count) in implied_sizes(diagram).items():
+    for axis, implied in implied_sizes(diagram).items():
+        read = implied.axes[0]
         if axis in (sizes or {}) and read not in (sizes or {}):
-            known[read] = max(1, known[axis] // count)
-        known[axis] = known[read] * count
+            known[read] = max(1, known[axis] * known[read] // implied.length(known))
+        known[axis] = implied.length(known)
     return known
 
 

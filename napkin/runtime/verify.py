@@ -287,7 +287,7 @@ def _few_of_one(tile: AxisTile, before: int) -> int:
 
 def _implying(diagram: Diagram) -> set[str]:
     """Return the axes whose length gives another's: they follow what is wished of the other."""
-    return {read for read, _ in implied_sizes(diagram).values()}
+    return {read for each in implied_sizes(diagram).values() for read in each.axes}
 
 
 def _within_memory(

@@ -275,7 +275,7 @@ class Program:
 
     Groups run in the grid's order, or in that of a `band`, which is the fastest of all. Axes in `descending`
     run from the end, since later tiles have longer streams; where they have shorter ones, the axis is
-    `shrinking`.
+    `shrinking`. Groups along axes in `parted` share the stream out among them, as data say.
     """
 
     name: str
@@ -290,6 +290,7 @@ class Program:
     operations: tuple[Operation, ...]
     band: Band | None = None
     shrinking: tuple[str, ...] = ()
+    parted: tuple[str, ...] = ()
 
     def axis(self, name: str) -> AxisTile:
         """Return the tile of an axis."""

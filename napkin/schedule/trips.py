@@ -7,13 +7,14 @@ mask's last key); groups that differ only in axes that no bound reads are of one
 are evaluated at once.
 
 A bound that is read from data can't be known here: it then counts as if it bounded nothing, and
-`Trip.is_exact` says so. The executor counts what is really walked.
+`Trip.is_exact` says so; where groups share the stream out among them, each walks as much as the others.
+The executor counts what is really walked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan, prod
 from typing import Any
 
@@ -188,7 +189,8 @@ def trips(
         for loop in walk((each,)):
             if isinstance(loop, Loop):
                 is_exact = exact.issuperset(reads(loop))
-                found[len(found)] = _trip(loop, known, sizes, kinds.count, is_exact=is_exact)
+                trip = _trip(loop, known, sizes, kinds.count, is_exact=is_exact)
+                found[len(found)] = trip if is_exact else _share(program, loop, trip, sizes)
     return found
 
 
@@ -272,6 +274,16 @@ def _number(operand: Operand, known: Mapping[str, Known], sizes: Mapping[str, in
     if isinstance(operand, Literal):
         return np.asarray(float(operand.value))
     return known.get(operand, np.asarray(nan))
+
+
+def _share(program: Program, loop: Loop, trip: Trip, sizes: Mapping[str, int]) -> Trip:
+    """Return a group's share of a walk that groups share out: whole chunks, and one that an end cuts."""
+    if not program.parted:
+        return trip
+    groups = prod(tile_count(program, axis, sizes) for axis in program.parted)
+    if loop.region is Region.PARTIAL:
+        return replace(trip, steps=np.full_like(trip.steps, int(loop.step > 1)))
+    return replace(trip, steps=-(-trip.steps // groups))
 
 
 def _trip(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from napkin.diagram import SCALAR_TYPES, Diagram, implied_sizes, print_diagram
+from napkin.diagram import SCALAR_TYPES, Diagram, print_diagram
 from napkin.emit.render import render
 from napkin.emit.triton.body import print_kernel
 from napkin.emit.triton.entry import EntryPrinter, Launch, Signature, uses_descriptors
@@ -130,7 +130,7 @@ def signature_of(plan: Plan) -> Signature:
         plan.arrays,
         scalars,
         plan.outputs,
-        implied_sizes(plan.diagram),
+        plan.implied,
         plan.segments,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from napkin.diagram import print_dims
+from napkin.diagram import Implied, print_dims
 from napkin.emit.triton.spelling import Spelling
 from napkin.emit.triton.values import KernelText
 from napkin.schedule.names import RESERVED, Names
@@ -42,7 +42,7 @@ class Signature:
     arrays: tuple[Array, ...]
     scalars: Mapping[str, str]
     outputs: tuple[Array, ...]
-    implied: Mapping[str, tuple[str, int]]
+    implied: Mapping[str, Implied]
     chosen: Mapping[str, int]
 
 
@@ -122,8 +122,11 @@ class EntryPrinter:
                     self.lines.append(f"{self.sizes[unknown[0]]} = {shape}{divided}")
                     known.add(unknown[0])
             pending = rest
-        for axis, (read, factor) in self.given.implied.items():
-            self.lines.append(f"{self.sizes[axis]} = {self.sizes[read]} * {factor}")
+        for axis, implied in self.given.implied.items():
+            factors = [self.sizes[read] for read in implied.axes]
+            if implied.count != 1 or len(factors) == 1:
+                factors.append(str(implied.count))
+            self.lines.append(f"{self.sizes[axis]} = {' * '.join(factors)}")
         for axis, size in self.given.chosen.items():
             self.lines.append(f"{self.sizes[axis]} = {size}")
 

@@ -86,6 +86,7 @@ class _Lowering(BoxLowering):
             tuple(self.loads.buffers),
             operations,
             shrinking=shrinking(self.derivation, self._variation),
+            parted=self.derivation.parted,
         )
 
     # --- passes -----------------------------------------------------------------------------------

@@ -139,10 +139,11 @@ def _adds_by_threads(kernel: KernelPlan) -> bool:
 
 
 def bounded(kernels: Sequence[KernelPlan]) -> tuple[KernelPlan, ...]:
-    """Return the kernels with those before them that find the hulls of their masks."""
+    """Return the kernels with those before them, and those that find the hulls of their masks."""
     taken = {array.name for each in kernels for array in each.program.outputs}
     found: list[KernelPlan] = []
     for each in kernels:
+        found += each.before
         made = with_hulls(each, taken)
         taken |= {array.name for one in made for array in one.program.outputs}
         found += made

@@ -22,8 +22,9 @@ from napkin.schedule.layout import argument_arrays, output_arrays
 from napkin.schedule.planning.anonymous import anonymous
 from napkin.schedule.planning.cut_steps import Cut
 from napkin.schedule.planning.flops import NOTHING_MASKED, Masked
+from napkin.schedule.planning.readers import Whole, best_alone
 from napkin.schedule.program import Array
-from napkin.schedule.tiling.kernel import KernelPlan, best_kernel, storage_types
+from napkin.schedule.tiling.kernel import KernelPlan, storage_types
 
 LAUNCH_S = 1e-6  # from one kernel's end to the next one's start, beside the launch that each prediction has
 _REACHED = 0.8  # of the tensor cores' rate: no kernel is predicted to do better
@@ -77,6 +78,7 @@ class Pieces:
         self.diagram = diagram
         self.setting = setting
         self.cutter = Cutter(diagram, storage_types(diagram, setting.dtype))
+        self.whole = Whole.of(diagram)
         self.boxes_planned = 0
         arguments = {each.name for each in diagram.arguments}
         self._own = arguments | {each.name for each in diagram.outputs}
@@ -164,7 +166,7 @@ class Pieces:
         if piece.alike.plan is None:
             self.boxes_planned += len(piece.diagram.boxes)
             derivation = self.derive(piece)
-            piece.alike.plan = plan_piece(piece.diagram, derivation, self.setting)
+            piece.alike.plan = self._planned(derivation)
         return piece.alike.plan
 
     def derive(self, piece: Piece) -> Derivation:
@@ -200,24 +202,27 @@ class Pieces:
         for piece, diagram in zip(self.of(chosen), diagrams, strict=True):
             plan = self.plan(piece)
             assert isinstance(plan, KernelPlan)
-            own = _named(plan, diagram) or plan_piece(diagram, sketch(diagram), self.setting)
+            own = _named(plan, diagram) or self._planned(sketch(diagram))
             assert isinstance(own, KernelPlan)
-            error = checked(self.derive(piece)).law_error
-            made.append(replace(own, derivation=replace(own.derivation, law_error=error)))
+            if not own.before:
+                error = checked(self.derive(piece)).law_error
+                own = replace(own, derivation=replace(own.derivation, law_error=error))
+            made.append(own)
         return tuple(made)
+
+    def _planned(self, derivation: Derivation) -> KernelPlan | Refused:
+        """Return the best plain loop of a piece's derivation, or what does not fit."""
+        setting = self.setting
+        if _needs_length(derivation, setting):
+            return Refused(derivation.diagram, None)
+        where = setting.machine, setting.lengths, setting.dtype
+        best, tightest = best_alone(derivation, *where, self.whole)
+        return Refused(derivation.diagram, tightest) if best is None else best
 
 
 def _needs_length(derivation: Derivation, setting: Setting) -> bool:
     """Return whether a kernel would be made for one length of an axis, which nobody gave."""
     return any(axis not in setting.given for axis in derivation.inner)
-
-
-def plan_piece(piece: Diagram, derivation: Derivation, setting: Setting) -> KernelPlan | Refused:
-    """Return the best plain loop of a piece, or what does not fit."""
-    if _needs_length(derivation, setting):
-        return Refused(piece, None)
-    best, tightest = best_kernel(derivation, setting.machine, setting.lengths, setting.dtype)
-    return Refused(piece, tightest) if best is None else best
 
 
 def _named(kernel: KernelPlan, piece: Diagram) -> KernelPlan | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 
 from napkin.algebra.derive import Derivation
-from napkin.diagram import Diagram, Relabelling, implied_sizes
+from napkin.diagram import Diagram, Implied, Relabelling, implied_sizes
 from napkin.language.errors import Diagnostic, Label, NapkinError, did_you_mean
 from napkin.machine import Machine, load_machine, machine_names
 from napkin.operators import Pipeline
@@ -28,12 +28,12 @@ from napkin.schedule.planning.cuts import (
 from napkin.schedule.planning.flops import left_by_mask
 from napkin.schedule.planning.lines import in_memory_order, with_lines
 from napkin.schedule.planning.options import best_kernels, bounded
+from napkin.schedule.planning.readers import Whole, best_alone, once
 from napkin.schedule.planning.segments import segment_counts, with_segments
 from napkin.schedule.program import Array, AxisRole
 from napkin.schedule.tiling.kernel import (
     KernelPlan,
     Ranking,
-    best_kernel,
     rank_kernels,
     storage_types,
 )
@@ -78,13 +78,24 @@ class Plan:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """The lengths it was judged at, with those that its own choice of segments gives."""
-        return dict(self.sizes) | self.segments
+        """The lengths it was judged at, with those of labels that its kernels alone have."""
+        return {axis: size for each in self.kernels for axis, size in each.sizes} | dict(self.sizes)
+
+    @property
+    def implied(self) -> dict[str, Implied]:
+        """The lengths of axes that no argument carries and that reads imply, its kernels' own among them."""
+        own = {
+            axis: each
+            for k in self.kernels
+            for axis, each in implied_sizes(k.derivation.diagram).items()
+        }
+        known = self.diagram.axes
+        return implied_sizes(self.diagram) | {a: each for a, each in own.items() if a not in known}
 
     @property
     def segments(self) -> dict[str, int]:
         """How many segments a stream is walked in, by the axis that numbers them."""
-        return segment_counts(self.diagram, self.kernels)
+        return segment_counts(self.diagram, self.kernels, self.implied)
 
     @property
     def seconds(self) -> float:
@@ -148,7 +159,7 @@ def make_plan(
         kernels = best_kernels(found, total_seconds(whole) if whole else inf, deterministic)
         if kernels is not None:
             kernels = with_lines(kernels, {each.name for each in diagram.outputs})
-            return Plan(diagram, machine, where, dtype, kernels, one or tightest)
+            return Plan(diagram, machine, where, dtype, once(kernels), one or tightest)
     if one is None:
         largest = None
         if hand is not None:
@@ -157,7 +168,7 @@ def make_plan(
         reason = _nothing_fits(diagram, machine, hand, tightest, misfit, largest)
         raise NapkinError([reason])
     made = whole or with_forms(bounded(shared) if shared else (one,), by_hand=hand is not None)
-    return Plan(diagram, machine, where, dtype, made, one if len(shared) > 1 else None)
+    return Plan(diagram, machine, where, dtype, once(made), one if len(shared) > 1 else None)
 
 
 def _found(
@@ -165,7 +176,7 @@ def _found(
 ) -> Found | Refused | None:
     """Return cuts of the diagram, judged by what its mask leaves of the contractions."""
     lengths = setting.lengths
-    scalars = {} if one is None else guessed_scalars(one.program, lengths)
+    scalars = {} if one is None else guessed_scalars(one.program, dict(one.sizes))
     setting = replace(setting, masked=left_by_mask(derivation, lengths, scalars))
     sized = _sized(derivation.diagram, setting.given)
     return find_cut(sized, setting, one, adds=adds, otherwise=uncut)
@@ -177,7 +188,7 @@ def _one_kernel(
     """Return the best kernel for the whole diagram, or None and the nearest to one."""
     machine, lengths, dtype = setting.machine, setting.lengths, setting.dtype
     if hand is None:
-        return best_kernel(derivation, machine, lengths, dtype)
+        return best_alone(derivation, machine, lengths, dtype, Whole.of(derivation.diagram))
     ranking = rank_kernels(derivation, machine, lengths, dtype, hand)
     return (ranking.kernels[0] if ranking.kernels else None), ranking.tightest
 
@@ -279,9 +290,9 @@ def given_lengths(derivation: Derivation, given: Mapping[str, int]) -> dict[str,
         if size < 1:
             raise NapkinError([Diagnostic("N403", f"axis `{axis}` has length {size}")])
         known[axis] = size
-    for axis, (read, factor) in implied_sizes(diagram).items():
-        if read in known:
-            known.setdefault(axis, known[read] * factor)
+    for axis, implied in implied_sizes(diagram).items():
+        if known.keys() >= set(implied.axes):
+            known.setdefault(axis, implied.length(known))
     missing = [axis for axis in derivation.inner if axis not in known]
     if missing:
         axis = missing[0]

@@ -7,13 +7,13 @@ two, found by planning: from as many as fill the machine, more or fewer while th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import inf, prod
 
 from napkin.algebra.derive import Derivation, checked, sketch
 from napkin.algebra.segments import SEGMENT_MULTIPLE, Segmented, segment
-from napkin.diagram import Diagram, implied_sizes
+from napkin.diagram import Diagram
 from napkin.schedule.planning.pieces import LAUNCH_S
 from napkin.schedule.tiling.kernel import KernelPlan, best_kernel
 
@@ -26,7 +26,7 @@ _LAUNCHES = 4  # that a kernel must take, for a second one to be worth its own
 
 def with_segments(kernel: KernelPlan) -> tuple[KernelPlan, ...]:
     """Return the kernels that walk a kernel's stream in segments and merge them, or the kernel alone."""
-    search = _Search.of(kernel) if _leaves_idle(kernel) else None
+    search = None if kernel.before or not _leaves_idle(kernel) else _Search.of(kernel)
     best = None if search is None else search.best()
     if search is None or best is None or best.seconds > _WORTH * kernel.prediction.seconds:
         return (kernel,)
@@ -136,9 +136,11 @@ class _Search:
         return found
 
 
-def segment_counts(diagram: Diagram, kernels: tuple[KernelPlan, ...]) -> dict[str, int]:
-    """Return the lengths of axes that kernels have and the diagram's arguments tell nothing of."""
-    told = {axis for each in diagram.arguments for axis in each.axes} | {*implied_sizes(diagram)}
+def segment_counts(
+    diagram: Diagram, kernels: tuple[KernelPlan, ...], implied: Collection[str]
+) -> dict[str, int]:
+    """Return the lengths of axes that kernels have and of which arguments and reads tell nothing."""
+    told = {axis for each in diagram.arguments for axis in each.axes} | {*implied}
     return {
         axis: size
         for kernel in kernels

@@ -56,7 +56,7 @@ class KernelPlan:
     `program`, `layout`, `warps` and `prediction` are those of its plain loop. `form` is what is printed
     instead, if anything; `why` says in words why it is, or why the plain loop is printed. `loop` says how the
     plain loop's copies and waits stand if it reads operands from shared memory; it is then in the `stead` of
-    the kernel with Triton's own loop.
+    the kernel with Triton's own loop. The kernels `before` it give arrays that the diagram does not have.
     """
 
     machine: Machine
@@ -71,6 +71,7 @@ class KernelPlan:
     why: str = ""
     loop: SharedLoop | None = None
     stead: KernelPlan | None = None
+    before: tuple[KernelPlan, ...] = ()
 
     @property
     def form_name(self) -> str:

@@ -30,6 +30,7 @@ _ELEMENTS = 1024  # of a block that only computes
 _WARP_ELEMENTS = 128  # that a warp loads as vectors of 16 bytes or less
 # Rows of a kernel without contractions; many where its stream is short; of an axis that is not the last.
 _FEW_ROWS, _MANY_ROWS, _APART_ROWS = (1, 2, 4, 8, 16), (32, 64, 128, 256), (8,)
+_SHARES = (1, 4, 16)  # positions at a time of a stream that groups share out
 
 
 def enumerate_tilings(
@@ -206,9 +207,11 @@ def _row_tiles(
     base = {axis: fixed.get(axis, 1) for axis in group}
     if group[-1] in fixed:
         return [base]
-    if derivation.stream is None:
-        left = _ELEMENTS  # the innermost axis is filled first, then the next one out
-        for axis in reversed(group):
+    if derivation.stream is None or derivation.parted:
+        # The innermost axis is filled first, then the next one out, beside what lies whole.
+        whole = prod(power_of_two(sizes[axis]) for axis in derivation.inner)
+        left = max(1, (2 if derivation.parted else 1) * _ELEMENTS // whole)
+        for axis in reversed([each for each in group if each not in derivation.parted]):
             base[axis] = fixed.get(axis, min(left, power_of_two(sizes[axis])))
             left = max(1, left // base[axis])
         return [base]
@@ -252,6 +255,8 @@ def _stream_tiles(
     if _lies_before_whole(derivation, sizes, axis):
         return [{axis: 1}]
     limit = power_of_two(sizes[axis])
+    if derivation.parted:
+        return [{axis: tile} for tile in _SHARES if tile <= limit]
     rows = [tile // beside or 1 for tile in (1024, 4096)]
     return [{axis: min(tile, limit)} for tile in rows if tile <= max(limit, rows[0])]
 

@@ -154,7 +154,7 @@ def test_what_comes_with_a_chunk_of_a_backward_comes_and_goes_together(name: str
         assert before in form.drain
 
 
-@pytest.mark.parametrize("name", ["causal", "document", "packed", "differential"])
+@pytest.mark.parametrize("name", ["causal", "window", "document", "packed", "differential"])
 @pytest.mark.parametrize("stages", [2, 3])
 def test_no_warp_of_a_backward_hangs(name: str, stages: int) -> None:
     for form in (with_stages(each, stages) for each in in_order(name)):
@@ -244,3 +244,36 @@ def test_a_consumer_walks_what_its_rows_see_of_packed_sequences(seed: int) -> No
                         assert all(starts[row] <= at and at + 63 <= row for at in walk)
             passed.append(len(walks[0]) + len(walks[-1]))
     assert max(passed) > 0 or size <= 64
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 128, 300, 777, 1111])
+@pytest.mark.parametrize("width", [1, 64, 130, 1024])
+def test_a_consumer_of_a_backward_walks_what_its_rows_see_of_a_window(
+    size: int, width: int
+) -> None:
+    for form in in_order("window"):
+        step = form.chunks[0].loop.step
+        alone = next(place for place, each in enumerate(form.chunks) if each.is_single)
+        for first in range(0, size, 128):
+            shared: dict[str, Any] = {"size_q": size, "size_x": size, "width": width}
+            numbers_of(form.place, shared, range(first, first + 128), size)
+            top = value_of(form.chunks[0].loop.stop, shared)
+            bottom = value_of(form.behind[-1].loop.start, shared)
+            for start in (first, first + 64):
+                own = range(start, min(start + 64, size))
+                known = dict(shared)
+                numbers_of(form.prelude, known, range(start, start + 64), size)
+                walks = [chunks_of(each.loop, known) for each in (*form.chunks, *form.behind)]
+                copied = list(range(int(top) - step, int(bottom) - 1, -step))
+                assert [at for walk in walks for at in walk] == copied
+                contracted = {at for walk in walks[alone:-1] for at in walk}
+                ends = [at // step * step for row in own for at in seen_by(form, row, size, width)]
+                seen = set(range(min(ends), max(ends) + 1, step)) if ends else set()
+                assert contracted == seen or not own
+
+
+def seen_by(form: Specialised, row: int, size: int, width: int) -> tuple[int, int]:
+    """Return the first and the last position of a window that a row of a backward's kernel meets."""
+    if form.rows == "q":
+        return max(0, row - width + 1), row
+    return row, min(row + width, size) - 1

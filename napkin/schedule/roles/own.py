@@ -47,13 +47,13 @@ def own_bounds(
 ) -> OwnBounds:
     """Return descending loops between bounds of a consumer's rows, or as they are where rows bound none.
 
-    The first of the loops is one chunk. The last ends where it does for all rows, but where values of rows
-    say where it does for a consumer's. With `rows`, a consumer whose rows lie past the end of that axis has
+    The first of the loops is one chunk. The last ends where the consumer's own rows say, or where it does for
+    all rows if these say nothing. With `rows`, a consumer whose rows lie past the end of that axis has
     one chunk alone, the last of its walk.
     """
     first, *inner, last = loops
-    bounds = _names([first.start, *(loop.start for loop in inner)])
-    again = _moving(place, bounds, last.start)
+    bounds = _names([first.start, *(loop.start for loop in inner), last.start])
+    again = _moving(place, bounds)
     if again:
         folded = {op.tile.name for op in again if isinstance(op, Fold)}
         made = {writes(op) for op in again} - folded
@@ -68,26 +68,21 @@ def own_bounds(
     return _Owner(place, last.start, names).walk(loops, rows)
 
 
-def _moving(place: Sequence[Operation], bounds: set[str], lowest: Operand) -> tuple[Operation, ...]:
+def _moving(place: Sequence[Operation], bounds: set[str]) -> tuple[Operation, ...]:
     """Return the numbers that bounds need and that other rows have others of, in order.
 
-    They move with where the rows begin and end, and with their values; the lowest bound with these alone.
+    They move with where the rows begin and end, and with their values.
     """
-    values = [op.tile.name for op in place if isinstance(op, Fold)]
-    edges = [op.tile.name for op in place if isinstance(op, EdgePosition)]
-    by_values = _following(place, values, set())
-    moving = _following(place, [*values, *edges], _names([lowest]) - by_values)
-    return needed(place, bounds | (_names([lowest]) & by_values), moving)
+    first = [op.tile.name for op in place if isinstance(op, Fold | EdgePosition)]
+    return needed(place, bounds, _following(place, first))
 
 
-def _following(
-    place: Sequence[Operation], first: Collection[str], without: Collection[str]
-) -> set[str]:
-    """Return these numbers and those that are made of them, `without` some."""
+def _following(place: Sequence[Operation], first: Collection[str]) -> set[str]:
+    """Return these numbers and those that are made of them."""
     found = set(first)
     numbers = [op for op in place if isinstance(op, Compute) and not op.tile.dims]
     for op in numbers:
-        if op.tile.name not in without and found & set(reads(op)):
+        if found & set(reads(op)):
             found.add(op.tile.name)
     return found
 
@@ -133,7 +128,7 @@ class _Owner:
         return OwnBounds(self.shared, tuple(self.own), tuple(found), behind)
 
     def _begin(self, first: Operand) -> Operand:
-        """Return where the consumer's stream begins: the shared bound, or its own where values give one."""
+        """Return where the consumer's stream begins: the shared bound, or its own where its rows give one."""
         mine = self._mine(self.lowest)
         return (
             mine

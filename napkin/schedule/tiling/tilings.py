@@ -270,7 +270,7 @@ def _whole_behind(derivation: Derivation, sizes: Mapping[str, int], axis: str) -
     diagram = derivation.diagram
     whole = {each for output in diagram.outputs for each in output.axes} & set(derivation.inner)
     behind = [
-        whole.intersection(axes[axes.index(axis) :]) if axes[-1] in whole else ()
+        whole.intersection(axes[axes.index(axis) :]) if axes[-1] in whole else set[str]()
         for axes in (each.axes for each in diagram.arguments)
         if axis in axes
     ]

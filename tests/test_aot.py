@@ -17,7 +17,7 @@ from napkin.algebra.gradient import differentiate
 from napkin.machine import load_machine
 from napkin.runtime.inspect import Inspection, inspect_plan
 from napkin.schedule.planning.plan import KernelPlan, make_plan
-from napkin.schedule.program import Dot, Loop, Store, walk
+from napkin.schedule.program import Dot, Load, Loop, Path, Store, walk
 from tests.programs import EXAMPLES, example
 
 pytestmark = pytest.mark.skipif(
@@ -71,6 +71,15 @@ def test_a_backward_s_kernels_fit_in_the_shared_memory_that_was_said() -> None:
     assert any(stores_in_steps(kernel) for kernel, _ in stepped)
     for _, found in stepped:
         assert found.resources.shared_bytes <= found.prediction.shared_bytes, str(found)
+
+
+def test_rows_that_are_read_one_after_the_other_share_their_room() -> None:
+    backward = differentiate(example("attention")).backward
+    plan = make_plan(derive(backward), load_machine("hopper"))
+    statistic, found = plan.kernels[0], inspect_plan(plan)[0]
+    loads = [op for op in walk(statistic.program.operations) if isinstance(op, Load)]
+    assert {op.array for op in loads if op.path is Path.DESCRIPTOR} == {"O", "dO"}
+    assert found.resources.shared_bytes == found.prediction.shared_bytes
 
 
 def stores_in_steps(kernel: KernelPlan) -> bool:

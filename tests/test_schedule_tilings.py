@@ -65,6 +65,7 @@ def test_a_sum_over_an_axis_before_whole_rows_takes_one_position_a_step() -> Non
     (kernel,) = make_plan(derivation, load_machine("hopper")).kernels
     (loop,) = (op for op in walk(kernel.program.operations) if isinstance(op, Loop))
     assert (loop.axis, loop.step) == ("g", 1)
+    assert kernel.program.axis("x").tile == 4  # of rows of 128, a vector of 16 bytes a thread
 
 
 def test_what_is_summed_as_well_is_no_reason_for_one_position_a_step() -> None:

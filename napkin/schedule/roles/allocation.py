@@ -27,7 +27,7 @@ from napkin.schedule.program import (
     tiles_of,
 )
 from napkin.schedule.roles.barriers import Ahead, Step, Sync
-from napkin.schedule.roles.warps import Ring, Specialised
+from napkin.schedule.roles.warps import Part, Ring, Specialised
 
 _BARRIER = 8
 _NUMBER = 4  # bytes of a length, a stride, a number
@@ -68,8 +68,15 @@ def _small(warps: Specialised) -> Iterator[int]:
         yield _NUMBER * (1 + len(_place_numbers(warps)))
     for ring in _own_barriers(warps):
         yield from (_BARRIER * ring.slots,) * 2
+    for part in _filled_parts(warps):
+        yield from (_BARRIER * part.slots,) * 2
     if warps.dispatched:
         yield from (_BARRIER,) * 2
+
+
+def _filled_parts(warps: Specialised) -> tuple[Part, ...]:
+    """Return the shared parts whose slots consumers fill for an adder, with barriers of their own."""
+    return () if warps.adder is None else warps.parts
 
 
 def _own_barriers(warps: Specialised) -> list[Ring]:
@@ -117,7 +124,7 @@ def _ranks(warps: Specialised) -> Iterator[int]:
             yield 1 + len(program.array(staged.store.array).axes)
     for part in warps.parts:
         yield 1 + len(part.tile.dims)
-    yield from (2,) * (2 * len(_own_barriers(warps)))
+    yield from (2,) * (2 * (len(_own_barriers(warps)) + len(_filled_parts(warps))))
     yield from (2,) * (3 if warps.dispatched else 0)
 
 
@@ -127,8 +134,9 @@ def _operations(warps: Specialised) -> list[Operation]:
 
 
 def _consumers_operations(warps: Specialised) -> list[Operation]:
-    """Return what consumers do, without waits and releases."""
+    """Return what consumers and their adder do, without waits and releases."""
     steps: list[Step] = [*warps.prelude, *warps.drain]
+    steps += () if warps.adder is None else warps.adder.steps
     for chunks in (*warps.chunks, *warps.behind):
         # One chunk alone has no end to ask for.
         steps += [replace(chunks.loop, stop=chunks.loop.start) if chunks.is_single else chunks.loop]

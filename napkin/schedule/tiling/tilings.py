@@ -27,7 +27,8 @@ _STAGES, _WARPS = (2, 3, 4), (4, 8)  # of kernels that contract
 _MAX_WHOLE = 256
 _SPLIT_TILE = 64
 _ELEMENTS = 1024  # of a block that only computes
-_WARP_ELEMENTS = 128  # that a warp loads as vectors of 16 bytes or less
+# Of fp32, vectors of 16 bytes: a warp's, a block's. Of more the assembler loads one after the other.
+_WARP_ELEMENTS, _VECTORS = 128, 512
 # Rows of a kernel without contractions; many where its stream is short; of an axis that is not the last.
 _FEW_ROWS, _MANY_ROWS, _APART_ROWS = (1, 2, 4, 8, 16), (32, 64, 128, 256), (8,)
 _SHARES = (1, 4, 16)  # positions at a time of a stream that groups share out
@@ -216,6 +217,10 @@ def _row_tiles(
             left = max(1, left // base[axis])
         return [base]
     most = {axis: power_of_two(sizes[axis]) for axis in group}
+    behind = _whole_behind(derivation, sizes, derivation.stream.axis)
+    if behind >= _WARP_ELEMENTS:
+        rows = max(_VECTORS // power_of_two(behind), 1)
+        return [base | {group[-1]: min(rows, most[group[-1]])}]
     beside = _ELEMENTS // min(power_of_two(sizes[derivation.stream.axis]), _ELEMENTS)
     rows = [*_FEW_ROWS, *(tile for tile in _MANY_ROWS if tile <= beside)]
     found = [base | {group[-1]: tile} for tile in rows if tile <= most[group[-1]]]
@@ -252,7 +257,7 @@ def _stream_tiles(
     if depth is not None:
         limit = max(depth, power_of_two(sizes[axis]))
         return [{axis: tile} for tile in _STREAM_TILES if depth <= tile <= limit]
-    if _lies_before_whole(derivation, sizes, axis):
+    if _whole_behind(derivation, sizes, axis) >= _WARP_ELEMENTS:
         return [{axis: 1}]
     limit = power_of_two(sizes[axis])
     if derivation.parted:
@@ -261,21 +266,20 @@ def _stream_tiles(
     return [{axis: min(tile, limit)} for tile in rows if tile <= max(limit, rows[0])]
 
 
-def _lies_before_whole(derivation: Derivation, sizes: Mapping[str, int], axis: str) -> bool:
-    """Return whether every array that carries an axis has enough for a warp behind it that is not summed.
+def _whole_behind(derivation: Derivation, sizes: Mapping[str, int], axis: str) -> int:
+    """Return the elements behind an axis that lie whole and are not summed, of the array with the fewest.
 
-    A step takes one position of such an axis then: of several, some would lie in other warps, and their sum
-    would pass through shared memory.
+    Where they are enough for a warp, a step takes one position of the axis: of several, some would lie in
+    other warps, and their sum would pass through shared memory.
     """
     diagram = derivation.diagram
     whole = {each for output in diagram.outputs for each in output.axes} & set(derivation.inner)
     behind = [
-        whole.intersection(axes[axes.index(axis) :])
+        whole.intersection(axes[axes.index(axis) :]) if axes[-1] in whole else set[str]()
         for axes in (each.axes for each in diagram.arguments)
         if axis in axes
     ]
-    extents = [prod(sizes[each] for each in axes) for axes in behind]
-    return min(extents, default=1) >= _WARP_ELEMENTS
+    return min((prod(sizes[each] for each in axes) for axes in behind), default=1)
 
 
 def least_depth(types: Iterable[str]) -> int:

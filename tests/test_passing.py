@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ import pytest
 
 from napkin.algebra.derive import derive
 from napkin.api import load
+from napkin.emit.module import emit_module
 from napkin.machine import load_machine
 from napkin.operators import POINTWISE, REDUCTIONS, Kind
 from napkin.schedule.planning.plan import make_plan
@@ -277,3 +279,12 @@ def seen_by(form: Specialised, row: int, size: int, width: int) -> tuple[int, in
     if form.rows == "q":
         return max(0, row - width + 1), row
     return row, min(row + width, size) - 1
+
+
+def test_what_a_backward_carries_stays_packed_to_the_next_chunk() -> None:
+    backward = load(EXAMPLES / "causal.napkin").gradient().backward
+    text = emit_module(backward.plan("h200", sizes=SHORT, deterministic=True))
+    flat = "".join(text.split())
+    carried = re.findall(r"_last=(\w+)\(", flat)
+    assert len(carried) > 6
+    assert set(carried) == {"_packed"}

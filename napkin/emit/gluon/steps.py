@@ -201,13 +201,27 @@ class StepPrinter(SlotPrinter):
                 super()._statement(each)
 
     def _assign(self, each: Assign) -> None:
+        """Print what a state takes; an operand stays packed on its way to the next chunk."""
         target = self.carried.get(each.target)
         if target is None:
             self._line(f"{each.target} = {each.source}")
             return
         dot = next(dot for dot in self.dots if dot.left == each.target)
         self.tiles[each.target] = target
-        self._line(f"{each.target} = {self._as_left(each.source, dot)}")
+        operand = self._as_left(each.source, dot)
+        if self._contracts_twice():
+            operand = self._helper("packed", "_packed", [operand])
+        self._line(f"{each.target} = {operand}")
+
+    def _contracts_twice(self) -> bool:
+        """Tell whether a chunk is contracted in its own step and in the next one, as in gradients in order.
+
+        There the compiler takes what is carried apart at a step's end, and packs it in the next.
+        """
+        sides = {side for dot in self.dots for side in (dot.left, dot.right)}
+        read = [slot for name, slot in self.slots.items() if name in sides]
+        rings = [{slot.ring for slot in read if slot.age == age} for age in (0, 1)]
+        return bool(rings[0] & rings[1])
 
     def _as_left(self, source: str, dot: Dot) -> str:
         """Return a computed tile as a contraction's left operand: rounded, in its own layout."""

@@ -23,7 +23,6 @@ from napkin.schedule.program import (
     Array,
     Dot,
     Length,
-    Operation,
     Region,
     Store,
     tiles_of,

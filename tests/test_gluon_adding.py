@@ -23,7 +23,8 @@ from napkin.schedule.forms.adding import adding_forms
 from napkin.schedule.forms.form import find_form
 from napkin.schedule.forms.specialise import must_spill
 from napkin.schedule.planning.plan import make_plan
-from napkin.schedule.program import Dot, Loop, Store, walk
+from napkin.schedule.program import Compute, Dot, Loop, Store, walk
+from napkin.schedule.roles.adding_steps import cut_at_end
 from napkin.schedule.roles.barriers import Await, Release, Share
 from napkin.schedule.roles.warps import Specialised
 from napkin.schedule.tiling.kernel import Form, KernelPlan
@@ -266,3 +267,22 @@ def test_a_backward_in_one_pass_spills_no_more_than_what_was_measured(name: str,
     assert found.instructions["REDG" if by_threads else "UTMAREDG"]
     assert by_threads == (not found.instructions["UTMAREDG"])
     assert found.instructions["HGMMA"]
+
+
+def test_a_choice_by_the_stream_s_end_takes_no_loop_of_its_own() -> None:
+    kernel = kernel_of(of_head(backward("alibi"), 128))
+    form = meeting_form_of(kernel)
+    _, rest = form.chunks
+    by_end = cut_at_end(rest.loop.body, "q")
+    (choice,) = (op for op in rest.loop.body if isinstance(op, Compute) and op.tile.name in by_end)
+    assert choice.tile.dims == ("q",)  # what exponents are measured against: no score is chosen
+    text = emit_gluon(plan_in_form(kernel, form))
+    assert text.count('gl.where(offs_q < size_q, t23, float("inf"))') == 1
+    assert "gl.atomic_add(" in text  # two loops leave room for addresses
+    piece = kernel.derivation.diagram
+    for length in (1, 65, 200):
+        sizes = dict(kernel.sizes) | {"b": 1, "h": 2, "q": length, "x": length}
+        arguments = arguments_of(piece, sizes, {}, 0)
+        got = run(form.program, arguments, sizes).outputs
+        for name, wanted in reference(piece, arguments).items():
+            assert np.abs(got[name] - wanted).max() <= 0.02 * np.abs(wanted).max(), (name, length)

@@ -18,7 +18,16 @@ from napkin.emit.gluon.names import GluonNames, name_all
 from napkin.emit.triton.spelling import TRITON_TYPES, spell
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import LINE_ROWS, Array, Dot, Length, Region, Store, tiles_of, walk
+from napkin.schedule.program import (
+    LINE_ROWS,
+    Array,
+    Dot,
+    Length,
+    Region,
+    Store,
+    tiles_of,
+    walk,
+)
 from napkin.schedule.roles.adding_steps import cut_at_end, is_placed
 from napkin.schedule.roles.barriers import Ahead, Share, Sync
 from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
@@ -66,7 +75,7 @@ class AddingPrinter(ModulePrinter):
         self.parts = {dot.tile.name: dot for dot in self.dots if dot.tile.name in sources}
         self.adding = self._name_parts()
         self.shared: dict[str, str] = {}
-        self.cut: frozenset[str] = frozenset()
+        self.cut: dict[str, str] = {}  # tiles that are chosen by an axis's end
 
     def _name_parts(self) -> AddingNames:
         taken = {tile.name for tile in tiles_of(self.program.operations)}
@@ -183,7 +192,8 @@ class AddingPrinter(ModulePrinter):
 
     def _chunks(self, each: Chunks) -> None:
         loop, start = each.loop, self.names.starts[each.loop.axis]
-        self.cut = cut_at_end(loop.body, self.kernel.rows)
+        axes = (self.kernel.rows, loop.axis)
+        self.cut = {name: axis for axis in axes for name in cut_at_end(loop.body, axis)}
         begin, stop = self._leaf(loop.start, ()), self._leaf(loop.stop, ())
         self._line("")
         self._line(f"# {_CHUNKS[loop.region].format(axis=loop.axis)}")
@@ -228,7 +238,7 @@ class AddingPrinter(ModulePrinter):
     # --- rows past the end ------------------------------------------------------------------------
 
     def _statement(self, each: Statement) -> None:
-        """Print a choice by what lies past the end of the rows for the tiles that reach it, once made."""
+        """Print a choice by what lies past an end for the tiles that reach it, once made."""
         if not isinstance(each, Define) or each.tile.name not in self.cut:
             super()._statement(each)
             return
@@ -239,8 +249,9 @@ class AddingPrinter(ModulePrinter):
             self._line(f"{each.tile.name} = {self._operand(value, each.value)}")
             self.tiles[each.tile.name] = each.tile
         cut = replace(each.value, operands=(inside, Leaf(each.tile.name), other))
-        size = self._leaf(Length(self.kernel.rows), ())
-        self._line(f"if {self._start(self.kernel.rows)} + ROWS > {size}:")
+        axis = self.cut[each.tile.name]
+        extent = "ROWS" if axis == self.kernel.rows else self._block(axis)
+        self._line(f"if {self._start(axis)} + {extent} > {self._leaf(Length(axis), ())}:")
         self.depth += 1
         super()._statement(Define(each.tile, cut))
         self.depth -= 1

@@ -50,6 +50,7 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
+from napkin.schedule.roles.adding_steps import differs_at_end, ended_by_column
 from napkin.schedule.roles.maker import BARRIER_BYTES, REGISTERS
 from napkin.schedule.roles.obstacles import OPERANDS, find_obstacle, shared_tiles, tile_registers
 from napkin.schedule.roles.passing import early_first
@@ -225,7 +226,8 @@ def _dots(program: Program) -> Iterator[Dot]:
 def _one_walk(program: Program) -> Program | str:
     """Return the program with its stream walked once, in steps that issue first what they can.
 
-    The copy engine reads zero past an end and adds nothing there: loops that differ in no more are one.
+    The copy engine reads zero past an end and adds nothing there: loops that differ in no more are one, and
+    in no more than a choice by the stream's end, which only the chunk that reaches it makes.
     """
     places = [i for i, op in enumerate(program.operations) if isinstance(op, Loop)]
     loops = _loops(program)
@@ -235,8 +237,11 @@ def _one_walk(program: Program) -> Program | str:
         return "a step walks a loop of its own"
     merged: list[Loop] = []
     for loop in loops:
-        if merged and _unmasked(merged[-1].body) == _unmasked(loop.body):
-            merged[-1] = replace(loop, start=merged[-1].start, region=Region.PARTIAL)
+        if merged and _are_alike(merged[-1], loop):
+            body = ended_by_column(loop.body, loop.axis)
+            merged[-1] = Loop(
+                loop.axis, merged[-1].start, loop.stop, loop.step, Region.PARTIAL, body
+            )
         else:
             merged.append(loop)
     walked = (replace(loop, body=early_first(loop.body)) for loop in merged)
@@ -246,6 +251,12 @@ def _one_walk(program: Program) -> Program | str:
         if not isinstance(op, Compute) or _is_read(op.tile.name, kept):
             kept = (op, *kept)
     return replace(program, operations=kept)
+
+
+def _are_alike(one: Loop, other: Loop) -> bool:
+    """Tell whether a loop may stand for another that comes before it."""
+    bodies = _unmasked(one.body), _unmasked(other.body)
+    return bodies[0] == bodies[1] or differs_at_end(*bodies, other.axis)
 
 
 def _is_read(name: str, operations: tuple[Operation, ...]) -> bool:

@@ -10,9 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import TypeGuard
 
-from napkin.schedule.program import Compute, Dot, Length, Load, Operation, Positions, Region, Tile
+from napkin.operators import Kind
+from napkin.schedule.liveness import rename, writes
+from napkin.schedule.program import (
+    Compute,
+    Dot,
+    EdgePosition,
+    Length,
+    Literal,
+    Load,
+    Operation,
+    Positions,
+    Tile,
+    tiles_of,
+)
 from napkin.schedule.roles.barriers import Ahead, Await, Finish, Release, Share, Slot, Step
 from napkin.schedule.roles.warps import Chunks, Specialised
 
@@ -66,17 +80,17 @@ def parts_first(body: Sequence[Operation], added: Collection[str]) -> tuple[Oper
     return tuple(body) if place is None else (*others[:place], *parts, *others[place:])
 
 
-def cut_at_end(body: Sequence[Operation], rows: str) -> frozenset[str]:
-    """Return the tiles of a step that are chosen by nothing but whether their rows lie before the end.
+def cut_at_end(body: Sequence[Operation], axis: str) -> frozenset[str]:
+    """Return the tiles of a step that are chosen by nothing but whether they lie before an axis's end.
 
-    Only the groups that reach past it choose.
+    Only the groups, or the chunks, that reach past it choose.
     """
-    places = {op.tile.name for op in body if isinstance(op, Positions) and op.axis == rows}
+    places = {op.tile.name for op in body if isinstance(op, Positions) and op.axis == axis}
     made = [op for op in body if isinstance(op, Compute)]
     inside = {
         op.tile.name
         for op in made
-        if op.operator == "lt" and op.operands[0] in places and op.operands[1] == Length(rows)
+        if op.operator == "lt" and op.operands[0] in places and op.operands[1] == Length(axis)
     }
     return frozenset(
         op.tile.name for op in made if op.operator == "where" and op.operands[0] in inside
@@ -87,7 +101,84 @@ def is_placed(chunks: Chunks) -> bool:
     """Return whether chunks that no mask cuts compute with their positions, as of a bias by distance."""
     loop = chunks.loop
     places = (op for op in loop.body if isinstance(op, Positions))
-    return loop.region is Region.FULL and any(op.axis == loop.axis for op in places)
+    is_cut = any(tile.kind is Kind.BOOL and len(tile.dims) > 1 for tile in tiles_of(loop.body))
+    return not is_cut and any(op.axis == loop.axis for op in places)
+
+
+def differs_at_end(body: Sequence[Operation], other: Sequence[Operation], axis: str) -> bool:
+    """Tell whether the second of two steps is the first but for a choice by the end of their axis."""
+    cut, names = cut_at_end(other, axis), dict[Operation, str]()
+    return bool(cut) and _meaning(body, frozenset(), names) == _meaning(other, cut, names)
+
+
+def ended_by_column(body: Sequence[Operation], axis: str) -> tuple[Operation, ...]:
+    """Choose by the end of an axis what exponents are measured against, not every exponential.
+
+    exp2(a - b) is 0 where b is infinite, and b has a column's elements alone.
+    """
+    made = {op.tile.name: op for op in body if isinstance(op, Compute)}
+    renamed: dict[str, str] = {}
+    ends: dict[str, Compute] = {}
+    for name in cut_at_end(body, axis):
+        inside, value, other = made[name].operands
+        exponent = _exponent_of(str(value), made)
+        column = None if exponent is None else made.get(str(exponent.operands[1]))
+        if exponent is None or column is None or other != Literal(0.0):
+            continue
+        if column.tile.dims != made[str(inside)].tile.dims:
+            continue
+        tile = replace(column.tile, name=name)
+        ends[exponent.tile.name] = Compute(tile, "where", (inside, column.tile.name, Literal(inf)))
+        renamed[name] = str(value)
+    found: list[Operation] = []
+    for op in body:
+        if isinstance(op, Compute) and op.tile.name in renamed:
+            continue
+        if isinstance(op, Compute) and op.tile.name in ends:
+            end = ends[op.tile.name]
+            found += [end, replace(op, operands=(op.operands[0], end.tile.name))]
+        else:
+            found.append(rename(op, renamed))
+    return tuple(found)
+
+
+def _exponent_of(name: str, made: Mapping[str, Compute]) -> Compute | None:
+    """Return the difference whose exponential, or nothing, a tile is."""
+    op = made.get(name)
+    while op is not None and op.operator == "where" and op.operands[2] == Literal(0.0):
+        op = made.get(str(op.operands[1]))
+    if op is None or op.operator != "exp2":
+        return None
+    below = made.get(str(op.operands[0]))
+    return below if below is not None and below.operator == "sub" else None
+
+
+def _meaning(
+    body: Sequence[Operation], cut: Collection[str], names: dict[Operation, str]
+) -> frozenset[Operation]:
+    """Return what a step does, in whatever order, with what is computed named alike in all steps.
+
+    Tiles in `cut` are not chosen, but what they are chosen from.
+    """
+    known: dict[str, str] = {}
+    found: set[Operation] = set()
+    tests = {op.operands[0] for op in body if isinstance(op, Compute) and op.tile.name in cut}
+    for op in body:
+        name = writes(op)
+        if name in tests:
+            continue
+        if isinstance(op, Compute) and name in cut:
+            value = str(op.operands[1])
+            known[op.tile.name] = known.get(value, value)
+            continue
+        same = rename(op, known)
+        if isinstance(same, Compute | Load | Positions | EdgePosition) or (
+            isinstance(same, Dot) and same.accumulator is None
+        ):
+            same = replace(same, tile=replace(same.tile, name=""))
+            known[str(name)] = names.setdefault(same, f"#{len(names)}")
+        found.add(same)
+    return frozenset(found)
 
 
 def with_shares(

@@ -269,12 +269,13 @@ def _whole_behind(derivation: Derivation, sizes: Mapping[str, int], axis: str) -
     """
     diagram = derivation.diagram
     whole = {each for output in diagram.outputs for each in output.axes} & set(derivation.inner)
-    behind = [
-        whole.intersection(axes[axes.index(axis) :]) if axes[-1] in whole else set[str]()
+    extents = [
+        prod(sizes[each] for each in whole.intersection(axes[axes.index(axis) :]))
         for axes in (each.axes for each in diagram.arguments)
-        if axis in axes
+        if axis in axes and axes[-1] in whole
     ]
-    return min((prod(sizes[each] for each in axes) for axes in behind), default=1)
+    others = any(axis in each.axes and each.axes[-1] not in whole for each in diagram.arguments)
+    return 1 if others else min(extents, default=1)
 
 
 def least_depth(types: Iterable[str]) -> int:

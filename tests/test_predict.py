@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from napkin.api import load, parse
 from napkin.machine import load_machine
 from napkin.schedule.forms.form import find_form
+from napkin.schedule.program import Load
+from napkin.schedule.program import Path as CopyPath
 from napkin.schedule.tiling.kernel import Form, KernelPlan, rank_kernels
-from napkin.schedule.timing.clocks import work_of
+from napkin.schedule.timing.clocks import weigh, work_of
 from napkin.schedule.timing.code_length import fetch_clocks
 from napkin.schedule.timing.occupancy import blocks_per_unit, elements
 from napkin.schedule.timing.plain_loops import (
@@ -230,3 +232,27 @@ def test_a_short_kernel_has_power_saved_for_it() -> None:
         told = dict(kernel.prediction.parts)
         assert ("waiting for power" in told) is (side == 16384)
     assert kernel.prediction.seconds > 2 * side**3 / H200.sustained("bf16") - REST
+
+
+SUMMED = """diagram summed(A[b h q v], B[b h q v]) -> C[b h]
+    C[b h] = sum[q v](A * B)
+
+sizes b=4 h=16 q=4096 v=128
+"""
+
+
+def test_copies_that_are_awaited_one_by_one_take_their_latencies() -> None:
+    diagram = parse(SUMMED)
+    kernels = rank_kernels(diagram.derive(), H200, dict(diagram.core.sizes), "bf16").kernels
+    copied = [each for each in kernels if awaited_copies(each) > 8]
+    assert copied
+    latency = H200.latency("load") + H200.latency("copy")
+    for each in copied:
+        assert each.prediction.seconds > (awaited_copies(each) - 2) * latency
+
+
+def awaited_copies(kernel: KernelPlan) -> float:
+    walked = average_steps(kernel.program, dict(kernel.sizes))
+    work = weigh(kernel.program.operations, walked, 1.0)
+    loads = [(op, times) for op, times in work if isinstance(op, Load)]
+    return sum(times for op, times in loads if op.path is CopyPath.DESCRIPTOR)

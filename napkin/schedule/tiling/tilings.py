@@ -219,8 +219,8 @@ def _row_tiles(
     most = {axis: power_of_two(sizes[axis]) for axis in group}
     behind = _whole_behind(derivation, sizes, derivation.stream.axis)
     if behind >= _WARP_ELEMENTS:
-        rows = max(_VECTORS // power_of_two(behind), 1)
-        return [base | {group[-1]: min(rows, most[group[-1]])}]
+        few = max(_VECTORS // power_of_two(behind), 1)
+        return [base | {group[-1]: min(few, most[group[-1]])}]
     beside = _ELEMENTS // min(power_of_two(sizes[derivation.stream.axis]), _ELEMENTS)
     rows = [*_FEW_ROWS, *(tile for tile in _MANY_ROWS if tile <= beside)]
     found = [base | {group[-1]: tile} for tile in rows if tile <= most[group[-1]]]
@@ -274,12 +274,14 @@ def _whole_behind(derivation: Derivation, sizes: Mapping[str, int], axis: str) -
     """
     diagram = derivation.diagram
     whole = {each for output in diagram.outputs for each in output.axes} & set(derivation.inner)
-    behind = [
-        whole.intersection(axes[axes.index(axis) :]) if axes[-1] in whole else set[str]()
+    extents = [
+        prod(sizes[each] for each in whole.intersection(axes[axes.index(axis) :]))
+        if axes[-1] in whole
+        else 1
         for axes in (each.axes for each in diagram.arguments)
         if axis in axes
     ]
-    return min((prod(sizes[each] for each in axes) for axes in behind), default=1)
+    return min(extents, default=1)
 
 
 def least_depth(types: Iterable[str]) -> int:

@@ -103,8 +103,8 @@ def work_of(
 
 
 def _sectors_read(program: Program, load: Load) -> float:
-    """Return how many times its bytes a load of a matrix reads: whole sectors, however few lie together."""
-    if load.path is not Path.POINTER or len(load.tile.dims) < 2 or load.gathered[-1]:
+    """Return how many times its bytes a load reads: whole sectors, however few elements lie together."""
+    if load.path is not Path.POINTER or not load.tile.dims or load.gathered[-1]:
         return 1.0
     innermost = load.indices[-1]
     dims = [program.dim(dim) for dim in load.tile.dims]

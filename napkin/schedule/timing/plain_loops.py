@@ -21,6 +21,7 @@ from napkin.schedule.program import (
     Load,
     Loop,
     Operation,
+    Path,
     Program,
     Store,
     walk,
@@ -74,6 +75,9 @@ def plain_clocks(
         waiting += 0.0 if stages >= DEEP_STAGES else _unhidden_copies(program, walked)
     if not program.buffers:
         waiting += _awaited_steps(program, walked) * machine.latency("load") * machine.clock
+    elif stages == 1:
+        latency = machine.latency("load") + machine.latency("copy")
+        waiting += _awaited_copies(program, walked) * latency * machine.clock
     clocks = {
         "contractions": work.tensor,
         "other arithmetic": max(hidden * vector, vector - work.tensor),
@@ -194,6 +198,16 @@ def _awaited_steps(program: Program, walked: Mapping[int, float]) -> float:
         for loop, times in loops_of(program.operations, walked)
         if any(isinstance(op, Load) and op.tile.dims for op in loop.body)
     )
+
+
+def _awaited_copies(program: Program, walked: Mapping[int, float]) -> float:
+    """Return the copies that a group's threads wait for one by one, but for those that it starts with."""
+    copies, first = 0.0, 0
+    for loop, times in loops_of(program.operations, walked):
+        loads = [op for op in loop.body if isinstance(op, Load) and op.path is Path.DESCRIPTOR]
+        copies += times * len(loads)
+        first = max(first, len(loads))
+    return max(copies - first, 0.0)
 
 
 def _unhidden_copies(program: Program, walked: Mapping[int, float]) -> float:

@@ -14,11 +14,13 @@ from napkin.algebra.derive import derive
 from napkin.algebra.gradient import differentiate
 from napkin.algebra.readers import Ordered, in_order
 from napkin.diagram import Diagram, implied_sizes, print_diagram, storage_types
+from napkin.emit.triton.spelling import spell
 from napkin.evaluate import evaluate
 from napkin.machine import load_machine
 from napkin.schedule.execute import execute
 from napkin.schedule.planning.plan import make_plan
 from napkin.schedule.planning.points import cut_points
+from napkin.schedule.program import Load, walk
 from tests.programs import diagram_of, example
 
 TABLE = """diagram embedding(X[b q d], T[v d], index[b q]: int32) -> O[b q d]
@@ -165,3 +167,16 @@ def test_the_pages_of_a_cache_are_not_compared_one_by_one() -> None:
     plan = make_plan(derive(differentiate(example("paged_decode")).backward), load_machine("h100"))
     assert plan.is_deterministic
     assert plan.seconds < 3e-3  # comparing every page with every read was predicted to take 16 s
+
+
+def test_an_array_read_in_two_shapes_has_two_names_for_its_addresses() -> None:
+    """A page is compared with every page: the one's addresses lie before the loop, the others' in it."""
+    plan = make_plan(derive(differentiate(example("paged_decode")).backward), load_machine("h100"))
+    shapes = 0
+    for program in (kernel.program for kernel in plan.kernels):
+        loads = [each for each in walk(program.operations) if isinstance(each, Load)]
+        read = {(each.array, each.tile.dims) for each in loads}
+        names = spell(program)
+        assert len({names.tile_of(*each) for each in read}) == len(read)
+        shapes = max(shapes, len(read) - len({array for array, _ in read}))
+    assert shapes == 1  # or the test would hold nothing

@@ -44,7 +44,7 @@ class MemoryPrinter(ValuePrinter):
             return self._load_descriptor(each)
         pointer = self._pointer(each.array, each.indices, each.gathered, each.tile.dims)
         mask = self._mask(each.masked, each.tile.dims)
-        where = self.names.tiles[each.array]
+        where = self.names.tile_of(each.array, each.tile.dims)
         self._sum(where, pointer)
         return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
 

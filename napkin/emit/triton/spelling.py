@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf, isinf, isnan
 
 from napkin.schedule.names import RESERVED, Names
-from napkin.schedule.program import Compute, Length, Program, Store, tiles_of, walk
+from napkin.schedule.program import Compute, Length, Load, Program, Store, tiles_of, walk
 
 TRITON_TYPES = {
     "bf16": "tl.bfloat16",
@@ -41,6 +41,11 @@ class Spelling:
     descriptors: dict[str, str]
     strides: dict[tuple[str, str], str]
     tiles: dict[str, str]
+    further: dict[tuple[str, tuple[str, ...]], str]
+
+    def tile_of(self, array: str, dims: tuple[str, ...]) -> str:
+        """Return the name of an array's addresses; of another shape they have another: a loop carries one."""
+        return self.further.get((array, dims), self.tiles[array])
 
 
 def spell(program: Program) -> Spelling:
@@ -69,7 +74,21 @@ def spell(program: Program) -> Spelling:
             for axis in each.axes
         },
         {each.name: names.fresh(f"{each.name}_tile") for each in arrays},
+        {
+            (array, dims): names.fresh(f"{array}_tile")
+            for array, shapes in _shapes_read(program).items()
+            for dims in shapes[1:]
+        },
     )
+
+
+def _shapes_read(program: Program) -> dict[str, list[tuple[str, ...]]]:
+    """Return the shapes of the tiles that are read of each array, in the order of their reads."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for each in walk(program.operations):
+        if isinstance(each, Load) and each.tile.dims not in found.setdefault(each.array, []):
+            found[each.array].append(each.tile.dims)
+    return found
 
 
 def _all_axes(program: Program) -> list[str]:

@@ -65,6 +65,7 @@ SPILLS = {
     ("relative_bias", 128): 260,  # a tile of biases, read by pointer
     ("sigmoid", 128): 32,
     ("softcap", 128): 16,
+    ("window", 64): 16,  # three consumers' own bounds, once a tile
 }
 
 HASHES = """

@@ -29,6 +29,7 @@ from napkin.schedule.roles.barriers import (
 from napkin.schedule.roles.obstacles import OPERANDS, place_of
 from napkin.schedule.roles.own import OwnBounds
 from napkin.schedule.roles.rotate import only_adds
+from napkin.schedule.roles.rows_read import tiles_read, waiting_for
 from napkin.schedule.roles.vectors import is_vector
 from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
 
@@ -187,11 +188,11 @@ class Maker:
         """Return what a consumer does before the first chunk, and behind the last."""
         values = self._row_values(place)
         elsewhere = [op for op in place if op not in values]
-        prelude: list[Step] = [
-            op for op in self.before if op not in elsewhere and not _is_shared(op)
-        ]
+        own = [op for op in self.before if op not in elsewhere and not _is_shared(op)]
+        late = waiting_for(own, set(tiles_read(self.program)))
         resident = [ring for ring in rings if ring.resident]
-        prelude += [Await(Slot(ring.name, 0)) for ring in resident]
+        prelude: list[Step] = [op for op in own if op not in late]
+        prelude += [*(Await(Slot(ring.name, 0)) for ring in resident), *late]
         carried = {name: slot for name, slot in slots.items() if slot.age}
         drain = list(with_barriers(self.after, carried, frozenset()))
         if self.adds:
@@ -200,9 +201,9 @@ class Maker:
             }
             drain = [*finished_sums(self.loops[-1].body, last), *drain]
         busy = {each.ring for each in staged} | self._read_behind(rings)
-        early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
-        late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
-        return tuple(prelude), (*early, *drain, *late)
+        first = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
+        last = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
+        return tuple(prelude), (*first, *drain, *last)
 
     def _bounds(self, place: tuple[Operation, ...]) -> OwnBounds:
         """Return a group's place as all warps find it, and the loops that a consumer walks."""

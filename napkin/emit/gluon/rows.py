@@ -7,27 +7,30 @@ from __future__ import annotations
 
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.program import Dot, walk
-from napkin.schedule.roles.rows_read import matrices_of_rows
+from napkin.schedule.roles.rows_read import tiles_read
 from napkin.schedule.roles.warps import Specialised
 
-_LANES, _VECTOR = 4, 16  # lanes of a row, as in a contraction's result; bytes that each reads at once
+_LANES, _VECTOR = (
+    4,
+    16,
+)  # lanes of a row, as in a contraction's result; bytes that each reads at once
 
 
 def read_dims(kernel: Specialised) -> list[tuple[str, ...]]:
-    """Return the dims of matrices of rows that are read once a group."""
-    return [tile.dims for tile in matrices_of_rows(kernel.program)]
+    """Return the dims of the rows of which elements are read once a group."""
+    return [tile.dims for tile in tiles_read(kernel.program).values()]
 
 
 def matrix_layout(kernel: Specialised, dims: tuple[str, ...]) -> str:
     """Return the layout of a consumer's share of a matrix in registers."""
     program = kernel.program
     columns = program.dim(dims[1]).extent
-    if not any(isinstance(op, Dot) and op.tile.dims == dims for op in walk(program.operations)):
-        if dims in read_dims(kernel):
-            rows = program.dim(dims[0]).extent // kernel.consumers
-            tiles = [tile for tile in matrices_of_rows(program) if tile.dims == dims]
-            widest = min(TYPE_BYTES[tile.storage] for tile in tiles)
-            return _row_layout(rows, columns, _VECTOR // widest)
+    results = {op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)}
+    tiles = [tile for tile in tiles_read(program).values() if tile.dims == dims]
+    if tiles and dims not in results:
+        rows = program.dim(dims[0]).extent // kernel.consumers
+        narrowest = min(TYPE_BYTES[tile.storage] for tile in tiles)
+        return _row_layout(rows, columns, _VECTOR // narrowest)
     return (
         "gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], "
         f"instr_shape=[16, {columns}, 16])"

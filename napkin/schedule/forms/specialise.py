@@ -30,7 +30,6 @@ from napkin.schedule.roles.maker import BARRIER_BYTES
 from napkin.schedule.roles.obstacles import BESIDE_TILES, find_obstacle, tile_registers
 from napkin.schedule.roles.passing import Passing
 from napkin.schedule.roles.rotate import descend, rotate
-from napkin.schedule.roles.rows_read import with_rows_in_registers
 from napkin.schedule.roles.slicing import Slicing, registers_beside
 from napkin.schedule.roles.vectors import in_every_loop
 from napkin.schedule.roles.warps import Specialised
@@ -128,7 +127,7 @@ def specialise_program(
 ) -> Specialised | str:
     """Return the form of a program with these tiles and rings so deep, or in words why it has none."""
     order = descend if shape.is_sliced else rotate
-    rotated = order(with_rows_in_registers(in_every_loop(join_bounds(program))))
+    rotated = order(in_every_loop(join_bounds(program)))
     if isinstance(rotated, str):
         return rotated
     reason = find_obstacle(rotated, rows, reads_rows=True)

@@ -80,9 +80,7 @@ def _best_in_order(found: Found, limit: float, known: _Known) -> Option | None:
 def _with_taken_in(best: Option, known: _Known) -> Option:
     """Return a cut with kernels that take in others, one after the other while that is faster."""
     joined = [(each, best.pieces.planned(each)) for each in taking_in(best.pieces, best.cut)]
-    options = [
-        Option(best.pieces, each, made) for each, made in joined if isinstance(made, tuple)
-    ]
+    options = [Option(best.pieces, each, made) for each, made in joined if isinstance(made, tuple)]
     fastest = min(options, key=known.seconds, default=best)
     if known.seconds(fastest) >= known.seconds(best):
         return best

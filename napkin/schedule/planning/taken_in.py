@@ -16,7 +16,7 @@ from napkin.schedule.tiling.kernel import KernelPlan
 
 
 def taking_in(pieces: Pieces, chosen: Cut) -> list[Cut]:
-    """Return the cuts in which a kernel takes in one that contracts nothing, and all of whose axes it groups."""
+    """Return the cuts in which a kernel takes in one that contracts nothing, whose axes it groups."""
     chosen = chosen.with_all(frozenset(each.box for each in pieces.diagram.outputs))
     parts = tuple(zip(pieces.parts(chosen), pieces.of(chosen), strict=True))
     found = (

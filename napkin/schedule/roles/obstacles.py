@@ -70,9 +70,9 @@ def find_obstacle(
     read = {_streamed(op) for op in program.operations if isinstance(op, Loop)}
     if len(read) > 1:
         return "the loops of the stream read different arrays"
-    read = tiles_read(program) if reads_rows else {}
+    elements = tiles_read(program) if reads_rows else {}
     lying = {tile.dims for tile in matrices_of_rows(program)} if reads_rows else set()
-    return _use_obstacle(program, read, rows) or _layout_obstacle(program, rows, lying)
+    return _use_obstacle(program, elements, rows) or _layout_obstacle(program, rows, lying)
 
 
 def _streamed(loop: Loop) -> tuple[str, ...]:
@@ -130,9 +130,7 @@ def shared_tiles(program: Program) -> dict[str, Tile]:
     return {op.tile.name: op.tile for op in made if op.tile.level == "shared"}
 
 
-def _layout_obstacle(
-    program: Program, rows: str, lying: Collection[tuple[str, ...]]
-) -> str | None:
+def _layout_obstacle(program: Program, rows: str, lying: Collection[tuple[str, ...]]) -> str | None:
     """Refuse tiles that no contraction's result gives a place in registers, nor rows that are read."""
     results = {op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)}
     vectors = {rows, *(dims[1] for dims in results)}

@@ -83,6 +83,12 @@ def test_elements_are_read_once_their_rows_have_come() -> None:
     assert text.count("tl.store(sum_v_tile") + text.count("gl.store(sum_v_tile") == 1
 
 
+def test_a_plan_says_what_is_taken_in() -> None:
+    said = "window_backward_1 makes sum_v of the rows that it holds, before its stream"
+    assert said in str(backward_plan("window"))
+    assert "of the rows that it holds" not in str(backward_plan("differential", d=64))
+
+
 @pytest.mark.parametrize("name", ["window", "causal"])
 def test_the_kernels_of_a_plan_that_takes_one_in_give_the_gradient(name: str) -> None:
     diagram = example(name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from napkin.emit.gluon.lanes import keep_by_lane
 from napkin.emit.gluon.lines import listed, without_unused, wrapped
 from napkin.emit.gluon.names import name_all
+from napkin.emit.gluon.rows import matrix_layout
 from napkin.emit.gluon.walks import WalkPrinter
 from napkin.emit.triton.spelling import Spelling, spell, uses
 from napkin.schedule.layout import TYPE_BYTES
@@ -184,10 +185,7 @@ class ModulePrinter(WalkPrinter):
         found |= {name: str(self._extent(key)) for key, name in self.names.blocks.items()}
         found |= {name: str(self.panels[dim].width) for dim, name in words.panels.items()}
         for dims, name in words.layouts.items():
-            found[name] = (
-                "gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], "
-                f"instr_shape=[16, {self.program.dim(dims[1]).extent}, 16])"
-            )
+            found[name] = matrix_layout(kernel, dims)
         found[words.row_layout] = f"gl.SliceLayout(1, {words.layouts[self.home()]})"
         found |= {
             words.counts[ring.name]: str(ring.slots) for ring in kernel.rings if ring.resident

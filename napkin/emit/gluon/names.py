@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from napkin.emit.gluon.rows import read_dims
 from napkin.emit.triton.spelling import Spelling
 from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import Compute, Dot, tiles_of, walk
@@ -86,7 +87,7 @@ def name_all(kernel: Specialised, spelling: Spelling, name: str) -> GluonNames:
     panels = panels_of(program)
     loaded = {ring.name: ring.load.tile for ring in kernel.rings}
     results = [op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)]
-    results += _cut_dims(kernel)
+    results += [*_cut_dims(kernel), *read_dims(kernel)]
     return GluonNames(
         kernel=name,
         **function,

@@ -15,7 +15,7 @@ from napkin.emit.expressions import Define, Statement, inline
 from napkin.emit.gluon.masks import tests_apart, whole_conditions, without_tests
 from napkin.emit.gluon.names import GluonNames
 from napkin.emit.gluon.slots import SlotPrinter
-from napkin.emit.triton.spelling import TRITON_TYPES, as_integer, literal
+from napkin.emit.triton.spelling import NARROW, TRITON_TYPES, as_integer, literal
 from napkin.language.errors import InternalError
 from napkin.operators import Kind
 from napkin.schedule.liveness import entry_of, reads
@@ -26,6 +26,7 @@ from napkin.schedule.program import (
     Fold,
     Load,
     Loop,
+    Operand,
     Operation,
     Store,
     Tile,
@@ -183,6 +184,16 @@ class StepPrinter(SlotPrinter):
             row = f"gl.SliceLayout(1, {self.layout(target)})"
             text = f"tl.convert_layout({text}, {row})"
         return super()._expand(text, dims, target)
+
+    def _leaf(self, operand: Operand, dims: tuple[str, ...]) -> str:
+        """Return an operand; elements of a tile that lies in a slot for contractions are read from there."""
+        slot = self.slots.get(operand) if isinstance(operand, str) else None
+        if slot is None or operand in self.tiles:
+            return super()._leaf(operand, dims)
+        tile = self.rings[slot.ring].load.tile
+        text = f"{operand}.load({self.layout(tile.dims)})"
+        text += ".to(tl.float32)" if tile.storage in NARROW else ""
+        return self._expand(text, tile.dims, dims)
 
     # --- operations -------------------------------------------------------------------------------
 

@@ -130,7 +130,7 @@ def specialise_program(
     rotated = order(in_every_loop(join_bounds(program)))
     if isinstance(rotated, str):
         return rotated
-    reason = find_obstacle(rotated, rows)
+    reason = find_obstacle(rotated, rows, reads_rows=True)
     if reason is not None:
         return reason
     maker = Slicing if shape.is_sliced else Passing

@@ -18,6 +18,7 @@ from napkin.schedule.forms.form import with_forms
 from napkin.schedule.planning.cuts import Found, Option, total_seconds
 from napkin.schedule.planning.hulls import with_hulls
 from napkin.schedule.planning.search import WORTH
+from napkin.schedule.planning.taken_in import taking_in
 from napkin.schedule.program import Load, Loop
 from napkin.schedule.roles.obstacles import place_of
 from napkin.schedule.tiling.kernel import KernelPlan
@@ -40,6 +41,8 @@ def best_kernels(
     """
     known = _Known()
     best = _best_in_order(found, limit, known)
+    if best is not None:
+        best = _with_taken_in(best, known)
     ordered = [each for each in (found.best, *found.apart, best) if each is not None]
     adding = [] if deterministic else list(found.adding)
     if deterministic is None:
@@ -72,6 +75,16 @@ def _best_in_order(found: Found, limit: float, known: _Known) -> Option | None:
         if each.least + each.price < most and known.seconds(each) + each.price < most:
             best, most = each, known.seconds(each) + each.price
     return best
+
+
+def _with_taken_in(best: Option, known: _Known) -> Option:
+    """Return a cut with kernels that take in others, one after the other while that is faster."""
+    joined = [(each, best.pieces.planned(each)) for each in taking_in(best.pieces, best.cut)]
+    options = [Option(best.pieces, each, made) for each, made in joined if isinstance(made, tuple)]
+    fastest = min(options, key=known.seconds, default=best)
+    if known.seconds(fastest) >= known.seconds(best):
+        return best
+    return _with_taken_in(fastest, known)
 
 
 def _weighed(each: Option, best: Option, known: _Known) -> float:

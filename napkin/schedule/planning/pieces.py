@@ -90,12 +90,16 @@ class Pieces:
         """Return the pieces of a cut, none where two would each wait for the other."""
         found = self._of_cut.get(chosen)
         if found is None:
-            try:
-                parts = self.cutter.parts(chosen.kept, chosen.together, dict(chosen.added))
-            except ValueError:
-                parts = ()
-            found = self._of_cut[chosen] = tuple(self._made(each) for each in parts)
+            made = (self._made(each) for each in self.parts(chosen))
+            found = self._of_cut[chosen] = tuple(made)
         return found
+
+    def parts(self, chosen: Cut) -> tuple[Part, ...]:
+        """Return what the pieces of a cut are but for names, in the same order."""
+        try:
+            return self.cutter.parts(chosen.kept, chosen.together, dict(chosen.added))
+        except ValueError:
+            return ()
 
     def _made(self, part: Part) -> Piece:
         if part not in self._of_part:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napkin.schedule.planning.plan import KernelPlan, Plan
-from napkin.schedule.program import AxisRole
+from napkin.schedule.program import AxisRole, Compute, Fold, Store
+from napkin.schedule.roles.rows_read import before_stream
 from napkin.schedule.timing.predict import guessed_scalars
 from napkin.schedule.units import duration, table
 
@@ -44,7 +45,7 @@ def cut_lines(plan: Plan) -> list[str]:
     kept = [f"{a.name}[{' '.join(a.axes)}] {a.dtype}" for a in made if a.name in read]
     between = f"kept in memory between them: {', '.join(kept)}" if kept else "none reads another's"
     lines = [f"cut into {len(plan.kernels)} kernels; {between}", *_segment_lines(plan)]
-    lines += _bounded_lines(plan)
+    lines += [*_bounded_lines(plan), *_taken_in_lines(plan)]
     one = plan.turned_down
     if one is not None and one.fits:
         lines.append(
@@ -75,6 +76,22 @@ def _bounded_lines(plan: Plan) -> list[str]:
         for kernel in plan.kernels
         if kernel.derivation.hulls and (stream := kernel.derivation.stream) is not None
     ]
+
+
+def _taken_in_lines(plan: Plan) -> list[str]:
+    """Return what a kernel makes of the rows that it holds before its stream, for kernels behind it."""
+    lines: list[str] = []
+    for number, kernel in enumerate(plan.kernels, 1):
+        own = before_stream(kernel.printed)
+        made = {op.tile.name for op in own if isinstance(op, Compute | Fold)}
+        read = {array.name for each in plan.kernels[number:] for array in each.program.arrays}
+        stored = [op for op in kernel.printed.operations if isinstance(op, Store)]
+        lines += [
+            f"{kernel.name} makes {op.array} of the rows that it holds, before its stream, for others too"
+            for op in stored
+            if op.source in made and op.array in read
+        ]
+    return lines
 
 
 def _signature(kernel: KernelPlan) -> str:

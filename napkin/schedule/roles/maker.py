@@ -15,7 +15,7 @@ from napkin.schedule.count import extent, tile_bytes
 from napkin.schedule.layout import TYPE_BYTES
 from napkin.schedule.liveness import entry_of, reads, writes
 from napkin.schedule.order import handed_order
-from napkin.schedule.program import Assign, Dot, Fill, Load, Loop, Operation, Program, Store
+from napkin.schedule.program import Assign, Dot, Fill, Load, Loop, Operation, Program, Store, walk
 from napkin.schedule.roles.barriers import (
     Await,
     Release,
@@ -29,6 +29,7 @@ from napkin.schedule.roles.barriers import (
 from napkin.schedule.roles.obstacles import OPERANDS, place_of
 from napkin.schedule.roles.own import OwnBounds
 from napkin.schedule.roles.rotate import only_adds
+from napkin.schedule.roles.rows_read import tiles_read, waiting_for
 from napkin.schedule.roles.vectors import is_vector
 from napkin.schedule.roles.warps import Chunks, Ring, Specialised, Staged
 
@@ -113,6 +114,10 @@ class Maker:
 
     def _rings(self) -> tuple[Ring, ...]:
         resident = [op for op in self.before if isinstance(op, Load) and op.tile.level == "shared"]
+        held = (
+            self._contracted()
+        )  # until a group's end: what is read before comes first, a group ahead
+        resident.sort(key=lambda op: op.tile.name in held)
         streamed = [op for op in self.loops[0].body if self._is_streamed(op)]
         return (
             *(self._ring(f"{op.tile.name}_buffer", op) for op in resident),
@@ -187,11 +192,13 @@ class Maker:
         """Return what a consumer does before the first chunk, and behind the last."""
         values = self._row_values(place)
         elsewhere = [op for op in place if op not in values]
-        prelude: list[Step] = [
-            op for op in self.before if op not in elsewhere and not _is_shared(op)
-        ]
+        own = [op for op in self.before if op not in elsewhere and not _is_shared(op)]
+        late = waiting_for(own, set(tiles_read(self.program)))
         resident = [ring for ring in rings if ring.resident]
-        prelude += [Await(Slot(ring.name, 0)) for ring in resident]
+        prelude: list[Step] = [op for op in own if op not in late]
+        prelude += [*(Await(Slot(ring.name, 0)) for ring in resident), *late]
+        done = {ring.name for ring in resident if ring.load.tile.name not in self._contracted()}
+        prelude += [Release(Slot(name, 0)) for name in sorted(done)]
         carried = {name: slot for name, slot in slots.items() if slot.age}
         drain = list(with_barriers(self.after, carried, frozenset()))
         if self.adds:
@@ -200,9 +207,15 @@ class Maker:
             }
             drain = [*finished_sums(self.loops[-1].body, last), *drain]
         busy = {each.ring for each in staged} | self._read_behind(rings)
-        early = [Release(Slot(ring.name, 0)) for ring in resident if ring.name not in busy]
-        late = [Release(Slot(ring.name, 0)) for ring in resident if ring.name in busy]
-        return tuple(prelude), (*early, *drain, *late)
+        kept = [ring.name for ring in resident if ring.name not in done]
+        early = [Release(Slot(name, 0)) for name in kept if name not in busy]
+        behind = [Release(Slot(name, 0)) for name in kept if name in busy]
+        return tuple(prelude), (*early, *drain, *behind)
+
+    def _contracted(self) -> set[str]:
+        """Return the tiles that contractions take."""
+        operations = walk(self.program.operations)
+        return {name for op in operations if isinstance(op, Dot) for name in reads(op)}
 
     def _bounds(self, place: tuple[Operation, ...]) -> OwnBounds:
         """Return a group's place as all warps find it, and the loops that a consumer walks."""

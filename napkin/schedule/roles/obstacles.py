@@ -6,7 +6,7 @@ registers of a consumer's thread that tiles take.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from napkin.operators import POINTWISE, Kind
 from napkin.schedule.count import extent, tile_bytes
@@ -28,6 +28,13 @@ from napkin.schedule.program import (
     tiles_of,
     walk,
 )
+from napkin.schedule.roles.panels import panels_of
+from napkin.schedule.roles.rows_read import (
+    before_stream,
+    bytes_read,
+    matrices_of_rows,
+    tiles_read,
+)
 
 OPERANDS = ("bf16", "fp16")  # what a contraction may take, and a store through shared memory give
 # Registers that addresses, bounds and row values take of a consumer's beside tiles, by the number of
@@ -37,15 +44,18 @@ _NARROWEST = 16
 _SLOW = 8  # instructions of an element: a special function's share of the issue slots
 
 
-def find_obstacle(program: Program, rows: str, *, by_copy_engine: bool = True) -> str | None:
+def find_obstacle(
+    program: Program, rows: str, *, by_copy_engine: bool = True, reads_rows: bool = False
+) -> str | None:
     """Return what of a rotated program this form has no way to do.
 
     Without `by_copy_engine`, tiles come to shared memory in some other way, of which it is not asked here.
+    With `reads_rows`, elements of a group's rows may be read before its stream.
     """
     dims = [dim for dim in program.dims if rows in dim.axes]
     if not dims or dims[0].axes != (rows,):
         return f"`{rows}` shares its tile's rows with another axis"
-    if any(isinstance(op, Dot) for op in _before_stream(program)):
+    if any(isinstance(op, Dot) for op in before_stream(program)):
         return "a group contracts before its stream, where nothing waits for it"
     place = place_of(program)
     for op in walk(program.operations):
@@ -60,13 +70,9 @@ def find_obstacle(program: Program, rows: str, *, by_copy_engine: bool = True) -
     read = {_streamed(op) for op in program.operations if isinstance(op, Loop)}
     if len(read) > 1:
         return "the loops of the stream read different arrays"
-    return _use_obstacle(program) or _layout_obstacle(program, rows)
-
-
-def _before_stream(program: Program) -> tuple[Operation, ...]:
-    """Return what a group does before the first loop."""
-    places = [place for place, op in enumerate(program.operations) if isinstance(op, Loop)]
-    return program.operations[: places[0]] if places else ()
+    elements = tiles_read(program) if reads_rows else {}
+    lying = {tile.dims for tile in matrices_of_rows(program)} if reads_rows else set()
+    return _use_obstacle(program, elements, rows) or _layout_obstacle(program, rows, lying)
 
 
 def _streamed(loop: Loop) -> tuple[str, ...]:
@@ -101,13 +107,20 @@ def _dot_obstacle(dot: Dot, program: Program, rows: str) -> str | None:
     return None
 
 
-def _use_obstacle(program: Program) -> str | None:
-    """Refuse a shared tile that is read element by element: a consumer reads them as matrices only."""
+def _use_obstacle(program: Program, read: Mapping[str, Tile], rows: str) -> str | None:
+    """Refuse a shared tile that is read element by element, but for those `read` before the stream.
+
+    These have one share of rows a consumer, each of which lies in one piece.
+    """
     shared = set(shared_tiles(program))
+    own = before_stream(program)
     for op in walk(program.operations):
         found = shared & set(reads(op))
-        if found and not isinstance(op, Dot | Assign):
+        if found and not isinstance(op, Dot | Assign) and not (op in own and found <= set(read)):
             return f"`{min(found)}` is read by more than contractions"
+    for tile in read.values():
+        if tile.dims[0] != rows or len(tile.dims) != 2 or tile.dims[1] in panels_of(program):
+            return f"`{tile.name}`, of which elements are read, is not rows by columns"
     return None
 
 
@@ -117,12 +130,13 @@ def shared_tiles(program: Program) -> dict[str, Tile]:
     return {op.tile.name: op.tile for op in made if op.tile.level == "shared"}
 
 
-def _layout_obstacle(program: Program, rows: str) -> str | None:
-    """Refuse tiles that no contraction's result gives a place in registers."""
+def _layout_obstacle(program: Program, rows: str, lying: Collection[tuple[str, ...]]) -> str | None:
+    """Refuse tiles that no contraction's result gives a place in registers, nor rows that are read."""
     results = {op.tile.dims for op in walk(program.operations) if isinstance(op, Dot)}
     vectors = {rows, *(dims[1] for dims in results)}
     for tile in tiles_of(program.operations):
-        known = tile.dims in results or (len(tile.dims) == 1 and tile.dims[0] in vectors)
+        known = tile.dims in results or (tile.dims in lying and tile.dims[0] == rows)
+        known = known or (len(tile.dims) == 1 and tile.dims[0] in vectors)
         if tile.dims and tile.level != "shared" and not known:
             return f"no contraction lays out a tile over {', '.join(tile.dims)}"
     return None
@@ -166,7 +180,7 @@ def tile_registers(program: Program, consumers: int, *, together: bool = False) 
         for op in program.operations
         if isinstance(op, Loop)
     )
-    return (held + widest) // (4 * 128 * consumers)
+    return (held + max(widest, bytes_read(program))) // (4 * 128 * consumers)
 
 
 def _chunk_bytes(program: Program, loop: Loop, states: set[str], *, together: bool) -> int:

@@ -95,7 +95,7 @@ def _in_registers(form: Specialised, kernel: KernelPlan, shape: Shape) -> Specia
     """
     together = with_chunks_together(form)
     if together is not form:
-        return replace(together, tests_apart=shape.is_short)
+        return replace(together, tests_apart=form.tests_apart or shape.is_short)
     if shape.is_short:
         held = with_held_operands(with_led_vectors(form), kernel.machine)
         return replace(held, tests_apart=True)
@@ -134,10 +134,12 @@ def specialise_program(
     if reason is not None:
         return reason
     maker = Slicing if shape.is_sliced else Passing
-    made = maker(rotated, rows, shape.consumers, stages).run(shared_limit)
+    parts = maker(rotated, rows, shape.consumers, stages)
+    made = parts.run(shared_limit)
     if made.shared_bytes + BARRIER_BYTES > shared_limit:
         return f"the rings take {made.shared_bytes} bytes of shared memory"
-    words = tile_registers(rotated, shape.consumers)
+    has_pairs = isinstance(parts, Passing) and parts.is_paired
+    words = tile_registers(rotated, shape.consumers, masks=not has_pairs)
     words += registers_beside(rotated, shape.consumers) if shape.is_sliced else 0
     if words + BESIDE_TILES[shape.consumers] > made.registers[0]:
         return f"the tiles of a consumer take {words} registers a thread"

@@ -166,24 +166,28 @@ def place_of(program: Program) -> tuple[Operation, ...]:
     return tuple(taken[::-1])
 
 
-def tile_registers(program: Program, consumers: int, *, together: bool = False) -> int:
+def tile_registers(
+    program: Program, consumers: int, *, together: bool = False, masks: bool = True
+) -> int:
     """Return the registers of a thread that tiles take: states, what is carried over, a chunk's scores.
 
     Where a step has several contractions, the compiler may make the scores of one after the other in parts.
-    `together` counts all that are alive at once: what fits so does not spill.
+    `together` counts all that are alive at once: what fits so does not spill. Without `masks` none is kept.
     """
     fills = [op.tile for op in program.operations if isinstance(op, Fill)]
     held = sum(tile_bytes(t, program) for t in fills if len(t.dims) == 2 and t.level == "register")
     states = {tile.name for tile in fills}
     widest = max(
-        _chunk_bytes(program, op, states, together=together)
+        _chunk_bytes(program, op, states, together=together, masks=masks)
         for op in program.operations
         if isinstance(op, Loop)
     )
     return (held + max(widest, bytes_read(program))) // (4 * 128 * consumers)
 
 
-def _chunk_bytes(program: Program, loop: Loop, states: set[str], *, together: bool) -> int:
+def _chunk_bytes(
+    program: Program, loop: Loop, states: set[str], *, together: bool, masks: bool
+) -> int:
     """Return the bytes in registers at a chunk's widest moment; a mask takes a byte an element.
 
     What is slow to compute and needs no contraction is computed while one runs, and kept.
@@ -191,12 +195,12 @@ def _chunk_bytes(program: Program, loop: Loop, states: set[str], *, together: bo
     dots = [op for op in loop.body if isinstance(op, Dot) and op.tile.name not in states]
     one = max((tile_bytes(dot.tile, program) for dot in dots), default=0)
     loads = [op.tile for op in loop.body if isinstance(op, Load) and op.tile.level == "register"]
-    masks = [tile for tile in tiles_of(loop.body) if tile.kind is Kind.BOOL]
+    kept = [tile for tile in tiles_of(loop.body) if masks and tile.kind is Kind.BOOL]
     return (
         (_widest_moment(program, loop, dots) if together else one)
         + sum(tile_bytes(tile, program) for tile in loads if len(tile.dims) == 2)
         + max((tile_bytes(tile, program) for tile in _computed_early(loop)), default=0)
-        + max((extent(tile.dims, program) for tile in masks if len(tile.dims) == 2), default=0)
+        + max((extent(tile.dims, program) for tile in kept if len(tile.dims) == 2), default=0)
     )
 
 

@@ -227,6 +227,6 @@ def test_a_shape_that_may_spill_stands_back_for_one_as_fast(head: int, chunk: in
     backward = load(ROOT / "examples" / "attention.napkin").gradient().backward
     plan = backward.plan("hopper", sizes=sizes, deterministic=True)
     forms = [kernel.form for kernel in plan.kernels if kernel.form is not None]
-    (form,) = (each for each in forms if len(each.warps.program.outputs) == 2)
+    (form,) = (each for each in forms if each.warps.program.outputs[-1].name == "dV")
     assert form.warps.program.axis("q").tile == chunk
     assert may_spill(form.warps) == (head == 128)

@@ -21,6 +21,7 @@ from napkin.operators import POINTWISE, REDUCTIONS, Kind
 from napkin.schedule.planning.plan import make_plan
 from napkin.schedule.program import (
     Compute,
+    Dot,
     EdgePosition,
     Fold,
     Length,
@@ -31,7 +32,7 @@ from napkin.schedule.program import (
     Positions,
     Region,
 )
-from napkin.schedule.roles.barriers import Await, PassTurn, Release, Slot, TakeTurn
+from napkin.schedule.roles.barriers import Await, Finish, PassTurn, Release, Slot, TakeTurn
 from napkin.schedule.roles.warps import Chunks, Specialised
 from tests.programs import example
 from tests.test_gluon_walks import LENGTHS, check_walks
@@ -154,6 +155,41 @@ def test_what_comes_with_a_chunk_of_a_backward_comes_and_goes_together(name: str
             released = released if chunks.loop.body else [Release(Slot(first.name, 0))]
             assert handled == [Await(Slot(first.name, 0)), *released]
         assert before in form.drain
+
+
+@pytest.mark.parametrize("name", ["causal", "window", "document"])
+def test_sums_leave_their_operands_registers_to_scores(name: str) -> None:
+    (form,) = (each for each in in_order(name) if each.program.outputs[-1].name == "dV")
+    assert (
+        form.program.axis("q").tile == 64
+    )  # 128 queries spill, 32 are as wide as shared memory is slow
+    assert form.tests_apart
+    for chunks in (each for each in form.chunks if each.loop.body and not each.is_single):
+        assert not any(isinstance(step, TakeTurn | PassTurn) for step in chunks.steps)
+        issued = [step for step in chunks.steps if isinstance(step, Dot | Finish)]
+        kinds = [
+            (
+                step.accumulator is not None
+                if isinstance(step, Dot)
+                else (len(step.tiles), step.behind)
+            )
+            for step in issued
+        ]
+        # A sum and the first score are there before the second one is issued; the other sum still runs.
+        assert kinds == [True, False, True, (2, 1), False, (1, 1), (1, 0)]
+        first, score, second = (step.tile.name for step in issued[:3] if isinstance(step, Dot))
+        last = [step for step in issued[3:] if isinstance(step, Finish)]
+        assert [set(each.tiles) for each in last[:2]] == [{first, score}, {second}]
+
+
+def test_scores_that_are_read_together_alone_are_contracted_in_turn() -> None:
+    backward = load(EXAMPLES / "spherical.napkin").gradient().backward
+    plan = backward.plan("h200", sizes=SHORT, deterministic=True)
+    forms = [kernel.form.warps for kernel in plan.kernels if kernel.form]
+    assert all(
+        any(isinstance(step, TakeTurn) for each in form.chunks for step in each.steps)
+        for form in forms
+    )
 
 
 @pytest.mark.parametrize("name", ["causal", "window", "document", "packed", "differential"])

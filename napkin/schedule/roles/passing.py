@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from napkin.schedule.count import extent
-from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.liveness import reads, writes
+from napkin.schedule.names import RESERVED, Names
 from napkin.schedule.program import Assign, Dot, Load, Loop, Operation, tiles_of
 from napkin.schedule.roles.barriers import Await, Finish, PassTurn, Release, Slot, Step, TakeTurn
 from napkin.schedule.roles.maker import REGISTERS, Maker
@@ -59,7 +59,8 @@ class Passing(Maker):
         if self.adds or not self._holds_two_chunks() or self._is_held_at_once():
             return False
         sums, scores = _dots_of(self.loops[-1].body)
-        return len(sums) == len(scores) == _PAIRS
+        is_read_alone = all(_read_alone(each, scores, self.loops[-1].body) for each in scores[:-1])
+        return len(sums) == len(scores) == _PAIRS and is_read_alone
 
     def _is_held_at_once(self) -> bool:
         """Tell whether a chunk has all that it contracts, and registers all that this gives.
@@ -108,8 +109,8 @@ def in_pairs(body: Sequence[Operation]) -> tuple[Operation, ...]:
     for place, score in enumerate(scores):
         placed += sums[place : place + 1]
         if place:
-            reader = next(op for op in body if scores[place - 1].tile.name in reads(op))
-            placed += [op for op in _made_for(reader, body) if op not in placed]
+            read = _read_alone(scores[place - 1], scores, body)
+            placed += [op for op in read if op not in placed]
         placed.append(score)
     return (*placed, *(op for op in body if op not in placed))
 
@@ -124,6 +125,16 @@ def _dots_of(body: Sequence[Operation]) -> tuple[list[Dot], list[Dot]]:
     written = {writes(op): place for place, op in enumerate(body)}
     sums = [op for op in dots if op.accumulator is not None and op.left in sources]
     return sorted(sums, key=lambda op: written.get(sources[op.left], 0)), scores
+
+
+def _read_alone(score: Dot, scores: Sequence[Dot], body: Sequence[Operation]) -> list[Operation]:
+    """Return the first operation that reads a score and no other one, behind all that it needs."""
+    others = {each.tile.name for each in scores if each is not score}
+    for op in body:
+        made = _made_for(op, body) if score.tile.name in reads(op) else []
+        if made and not any(others & set(reads(each)) for each in made):
+            return made
+    return []
 
 
 def _made_for(last: Operation, body: Sequence[Operation]) -> list[Operation]:

@@ -7,10 +7,10 @@ cuDNN and FlashAttention 4, if it is installed; then every variant that FlexAtte
 it, at 4k and 16k; `packed` and `document` hold eight sequences of random lengths side by side. What is timed
 is `torch.autograd.grad` of each, by all real arguments but ALiBi's slopes, which are constants: all kernels
 of the backward and what PyTorch puts around them. Beside hand-written ones, which add up dQ in no order,
-napkin may do so too (`deterministic=False`); beside FlexAttention it does what it does by default. All
-contenders of a row run in turn on the same random data, each with a cold L2; a row holds medians, as TFLOP/s
-of five contractions where the forward has two, of what the mask leaves. Kernels are planned and compiled
-before, side by side, so that the GPU waits for none.
+napkin may do so too (`deterministic=False`); beside FlexAttention it does what it does by default. Every row
+says how long napkin takes in order and in any order. All contenders of a row run in turn on the same random
+data, each with a cold L2; a row holds medians, as TFLOP/s of five contractions where the forward has two, of
+what the mask leaves. Kernels are planned and compiled before, side by side, so that the GPU waits for none.
 Arguments keep the rows that they name.
 """
 
@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from math import exp, log
 from multiprocessing import get_context
 from statistics import median
@@ -44,6 +45,7 @@ from napkin.schedule.planning.flops import contraction_flops
 torch._functorch.config.donated_buffer = False
 
 BY_HAND = ("cudnn", "fa4")
+ORDERS = {"in order": True, "any order": False}
 PATIENCE_S = 240  # for all rows to be compiled
 
 Backward = Callable[[], tuple[torch.Tensor, ...]]
@@ -80,8 +82,11 @@ def backwards_of(case: Case) -> dict[str, Backward]:
         if isinstance(each, torch.Tensor) and each.is_floating_point() and name != "slope"
     ]
     values = [given[each.name] for each in diagram.core.arguments]
-    kernel = diagram.compile(deterministic=False if case.peers == BY_HAND else None)
-    forwards: dict[str, Callable[[], Any]] = {"napkin": lambda: kernel(*values)}
+    orders = {"napkin": False if case.peers == BY_HAND else None} | ORDERS
+    forwards: dict[str, Callable[[], Any]] = {
+        name: partial(diagram.compile(deterministic=order), *values)
+        for name, order in orders.items()
+    }
     for name in case.peers:
         try:
             (contender,) = find_contenders([name], diagram.core)
@@ -154,10 +159,12 @@ def flops_of(case: Case) -> float:
 def table(cases: list[Case]) -> None:
     """Print the rows of some cases, and the mean and the least of napkin's speed over the best peer's."""
     names = list(dict.fromkeys(name for case in cases for name in case.peers))
+    rates_of = " | ".join(["napkin", *names])
     print(
-        f"\n| diagram | head | length | ms | napkin | {' | '.join(names)} | napkin / best | distance |"
+        f"\n| diagram | head | length | ms | {', ms | '.join(ORDERS)}, ms | {rates_of} "
+        "| napkin / best | distance |"
     )
-    print("|---|---|---|---|---|---|---|" + "---|" * len(names))
+    print("|---|---|---|---|---|" + "---|" * (len(ORDERS) + len(names) + 2))
     ratios: list[float] = []
     for case in cases:
         try:
@@ -167,14 +174,16 @@ def table(cases: list[Case]) -> None:
             print(f"| {case.name} | {case.head} | {case.length} | {told} |", flush=True)
             continue
         own = found.seconds["napkin"]
+        orders = " | ".join(f"{found.seconds[name] * 1e3:.3f}" for name in ORDERS)
         rates = {name: flops_of(case) / each / 1e12 for name, each in found.seconds.items()}
         others = [rates[name] for name in names if name in rates]
         ratio = rates["napkin"] / max(others) if others else 0.0
         ratios += [ratio] if others else []
         cells = " | ".join(f"{rates[name]:.0f}" if name in rates else "" for name in names)
         print(
-            f"| {case.name} | {case.head} | {case.length} | {own * 1e3:.3f} | {rates['napkin']:.0f} "
-            f"| {cells} | {ratio:.2f} | {max(found.distances.values(), default=0.0):.1e} |",
+            f"| {case.name} | {case.head} | {case.length} | {own * 1e3:.3f} | {orders} "
+            f"| {rates['napkin']:.0f} | {cells} | {ratio:.2f} "
+            f"| {max(found.distances.values(), default=0.0):.1e} |",
             flush=True,
         )
     if ratios:

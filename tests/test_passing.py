@@ -223,7 +223,7 @@ def numbers_of(steps: Sequence[object], known: dict[str, Any], rows: range, size
         elif isinstance(op, Load) and op.array == "start":
             starts = known["starts"]
             known[op.tile.name] = np.array([starts[i] if i < size else 0 for i in rows])
-        elif isinstance(op, Fold):
+        elif isinstance(op, Fold) and op.tile.kind is Kind.INT:
             known[op.tile.name] = REDUCTIONS[op.operator].numpy(known[op.source], 0)
         elif isinstance(op, Compute) and op.tile.kind in (Kind.INT, Kind.BOOL):
             known[op.tile.name] = POINTWISE[op.operator].numpy(

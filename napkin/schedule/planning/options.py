@@ -47,11 +47,11 @@ def best_kernels(
     adding = [] if deterministic else list(found.adding)
     if deterministic is None:
         adding = [each for each in adding if not any(map(_adds_by_threads, known.kernels(each)))]
-    leanest = min(adding, key=known.seconds, default=None)
+    leanest = min(adding, key=known.seconds_if_short, default=None)
     if leanest is not None:
-        seconds = known.seconds if deterministic is not None else known.seconds_if_short
         least = _WORTH_ASKED if deterministic is not None else _WORTH_ORDER
-        if min(map(seconds, ordered), default=inf) > least * seconds(leanest):
+        in_order = min(map(known.seconds_if_short, ordered), default=inf)
+        if in_order > least * known.seconds_if_short(leanest):
             best = leanest
     if best is None or known.seconds(best) >= limit:
         return None

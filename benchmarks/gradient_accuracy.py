@@ -5,7 +5,7 @@
 bf16, random data, every example in `examples/`. Where PyTorch's flash attention computes the diagram, alone
 or among other operators, its gradients are what napkin's are held against; elsewhere those of PyTorch's
 operators in bf16, one after the other, as `napkin.runtime.reference` calls them. Errors are relative to the
-gradient by torch's autograd in float64, on the same data, at the file's lengths but for batch, which is one,
+gradient by torch's autograd in float64, on the same data, at the file's lengths but for batch, which is two,
 and positions, at most 2048. A row holds the gradient whose ratio is the largest; then, where there are
 queries, keys and values, the largest error of any gradient beside the largest of flash attention's on the
 same queries, keys and values, with the same factor of the scores. Then the backward runs 20 times at the
@@ -37,8 +37,9 @@ from napkin.runtime.data import axis_lengths, random_arguments
 from napkin.runtime.reference import torch_reference
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-# An attention's axes where float64 keeps scores, and where the backward runs again and again.
-FEW = {"b": 1, "k": 2, "p": 256, "q": 2048, "x": 2048}
+# An attention's axes where float64 keeps scores, and where the backward runs again and again. The first of a
+# batch's lengths is zero, so that there are two.
+FEW = {"b": 2, "k": 2, "p": 256, "q": 2048, "x": 2048}
 MANY = {"b": 4, "p": 1024}
 RANK = 4  # of scores: batch, heads, queries and keys
 RUNS = 20

@@ -231,7 +231,8 @@ def test_short_contractions_that_wait_for_one_another_take_longer(head: int) -> 
 @pytest.mark.parametrize("name", ["document", "packed"])
 def test_values_of_positions_come_by_a_ring_and_groups_are_handed_out(name: str) -> None:
     diagram = differentiate(example(name), ("Q", "K", "V")).backward
-    plan = make_plan(derive(diagram), load_machine("hopper"), deterministic=False)
+    sizes = {**dict(diagram.sizes), "q": 16384, "x": 16384}
+    plan = make_plan(derive(diagram), load_machine("hopper"), sizes=sizes, deterministic=False)
     (kernel,) = (each for each in plan.kernels if each.program.accumulated)
     assert kernel.form is not None
     form = kernel.form.warps

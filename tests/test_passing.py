@@ -160,9 +160,7 @@ def test_what_comes_with_a_chunk_of_a_backward_comes_and_goes_together(name: str
 @pytest.mark.parametrize("name", ["causal", "window", "document"])
 def test_sums_leave_their_operands_registers_to_scores(name: str) -> None:
     (form,) = (each for each in in_order(name) if each.program.outputs[-1].name == "dV")
-    assert (
-        form.program.axis("q").tile == 64
-    )  # 128 queries spill, 32 are as wide as shared memory is slow
+    assert form.program.axis("q").tile == 64
     assert form.tests_apart
     for chunks in (each for each in form.chunks if each.loop.body and not each.is_single):
         assert not any(isinstance(step, TakeTurn | PassTurn) for step in chunks.steps)

@@ -86,14 +86,8 @@ class Passing(Maker):
 
 def early_first(body: Sequence[Operation]) -> tuple[Operation, ...]:
     """Move the contractions of what a step loads to its start, in their order."""
-    shared = {op.tile.name for op in body if isinstance(op, Load) and op.buffer is not None}
-    made = {tile.name for tile in tiles_of(tuple(body))} - shared
-    early = [
-        op
-        for op in body
-        if (isinstance(op, Load) and op.tile.name in shared)
-        or (isinstance(op, Dot) and op.accumulator is None and not made & {op.left, op.right})
-    ]
+    _, scores = _dots_of(body)
+    early = [op for op in body if op in scores or (isinstance(op, Load) and op.buffer is not None)]
     return (*early, *(op for op in body if op not in early))
 
 
